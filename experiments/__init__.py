@@ -1,0 +1,1 @@
+"""Scripts: fit, unlearn, compare, demo and their helpers; each is run as `python -m experiments.NAME`."""

@@ -1,0 +1,72 @@
+"""The plot of a comparison; needs matplotlib (extra `plots`), which `_report.plot` imports through here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from experiments._report import Row, label, retrain_auc
+
+_MARKERS = "osD^vP*X<>hp"
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")  # told apart by most eyes
+
+
+def _finite(value: float) -> float:
+  return value if math.isfinite(value) else 0.0
+
+
+def _panel(axes: Axes, rows: Sequence[Row], utility: str, order: Sequence[str]) -> None:
+  target = retrain_auc(rows, rows[0].dataset, rows[0].model)
+  if target is not None:
+    axes.axvline(target, color="0.35", linestyle="--", linewidth=1, zorder=1, label=f"Retrain's AUC ({target:.3f})")
+  for row in rows:
+    (x, x_sd), (y, y_sd) = row.mean_sd("completeness.auc"), row.mean_sd(utility)
+    if not (math.isfinite(x) and math.isfinite(y)):
+      continue
+    at = order.index(row.method)
+    axes.errorbar(
+      x, y, xerr=_finite(x_sd), yerr=_finite(y_sd), fmt=_MARKERS[at % len(_MARKERS)], markersize=7, capsize=3,
+      color=_COLOURS[at % len(_COLOURS)], label=row.method, zorder=3,
+    )  # fmt: skip
+    axes.annotate(row.method, (x, y), textcoords="offset points", xytext=(7, 6), fontsize=8, zorder=4)
+  axes.margins(0.18)
+  axes.grid(alpha=0.25)
+  axes.set_xlabel("completeness AUC (nearer to Retrain's is better)")
+  axes.set_ylabel(f"{label(utility)} (higher is better)")
+  axes.set_title(f"{rows[0].model}, {rows[0].dataset}", fontsize=10)
+
+
+def draw(rows: Sequence[Row], path: Path, utility: str, title: str) -> list[Path]:
+  """Draws one panel for each (dataset, model) and writes `path`.png and `path`.svg."""
+  places = list(dict.fromkeys((row.dataset, row.model) for row in rows))
+  if not places:
+    raise ValueError("Expected at least one result to plot.")
+  order = list(dict.fromkeys(row.method for row in rows))
+  wide = min(len(places), 3)
+  tall = -(-len(places) // wide)
+  figure = Figure(figsize=(5.2 * wide, 4.4 * tall + 0.7), layout="constrained")
+  FigureCanvasAgg(figure)
+  grid = figure.subplots(tall, wide, squeeze=False)
+  for axes, place in zip(grid.flat, places, strict=False):
+    _panel(axes, [row for row in rows if (row.dataset, row.model) == place], utility, order)
+  for axes in list(grid.flat)[len(places) :]:
+    axes.set_visible(False)
+  handles: dict[str, Artist] = {}
+  for axes in grid.flat:
+    handles.update({name: mark for mark, name in zip(*axes.get_legend_handles_labels(), strict=True)})
+  if handles:
+    columns = min(4, len(handles))
+    figure.legend(handles.values(), list(handles), loc="outside lower center", ncols=columns, fontsize=8)
+  if title:
+    figure.suptitle(title)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  written = [path.with_name(path.name + ending) for ending in (".png", ".svg")]
+  for file in written:
+    figure.savefig(file, dpi=160)
+  return written

@@ -1,0 +1,200 @@
+"""Tables and the plot of a comparison, from result dicts alone (`_results.load_results`)."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import sys
+import unicodedata
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from experiments._results import mean_sd
+
+DEFAULT_COLUMNS = (
+  "utility.ndcg@20",
+  "utility.recall@20",
+  "completeness.auc",
+  "completeness.auc_distance",
+  "efficiency.unlearn_seconds",
+  "efficiency.retrain_ratio",
+)
+_LABELS = {"auc": "AUC", "auc_distance": "|AUC − Retrain|", "unlearn_seconds": "unlearn s", "fit_seconds": "fit s",
+           "compile_seconds": "compile s", "retrain_ratio": "× Retrain", "peak_memory_mb": "peak MiB"}  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+  """One method on one model and dataset: for each metric ("utility.ndcg@20") the values of all its seeds."""
+
+  method: str
+  model: str
+  dataset: str
+  values: Mapping[str, list[float]]
+
+  def mean_sd(self, metric: str) -> tuple[float, float]:
+    """Mean and standard deviation over seeds; NaN for what is not known."""
+    values = self.values.get(metric) or [math.nan]
+    return mean_sd(values)
+
+
+def _numbers(value: Any) -> list[float]:
+  if isinstance(value, Mapping):
+    value = value.get("values") or [value.get("mean")]
+  values = value if isinstance(value, list) else [value]
+  if values == [None]:
+    return []
+  return [float(v) if isinstance(v, int | float) else math.nan for v in values]  # a seed without a number shows as –
+
+
+def collect(results: Sequence[Mapping[str, Any]]) -> list[Row]:
+  """A row for each (dataset, model, method) in order of appearance; results that differ in their seeds are pooled.
+
+  "completeness.auc_distance" = |AUC − Retrain's AUC| is added: seed by seed where "auc_retrain" has as many values as
+  "auc", else against the mean AUC of "retrain" on the same dataset and model.
+
+  Raises:
+    ValueError: two results for one row share a seed, or a seed has two different data or forget sets.
+  """
+  groups: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
+  for result in results:
+    groups.setdefault((result["dataset"], result["model"], result["method"]), []).append(result)
+  rows = []
+  for (dataset, model, method), members in groups.items():
+    seeds = [seed for member in members for seed in member["seeds"]]
+    if len(set(seeds)) != len(seeds):
+      raise ValueError(f"Two results of {method} on {model}, {dataset} share a seed, {sorted(seeds)}: pass one.")
+    values: dict[str, list[float]] = {}
+    for member in members:
+      for part in ("utility", "completeness", "efficiency"):
+        for name, value in member[part].items():
+          values.setdefault(f"{part}.{name}", []).extend(_numbers(value))
+    rows.append(Row(method, model, dataset, values))
+  hashes: dict[tuple[Any, ...], Any] = {}
+  for result in results:
+    dataset, model = result["dataset"], result["model"]
+    for name in ("data_hash", "forget_hash"):
+      for seed in result["seeds"]:
+        if hashes.setdefault((dataset, model, seed, name), result.get(name)) != result.get(name):
+          raise ValueError(f"Results on {model}, {dataset}, seed {seed} differ in {name}: they cannot share a table.")
+  return [_with_distance(row, rows) for row in rows]
+
+
+def retrain_auc(rows: Sequence[Row], dataset: str, model: str) -> float | None:
+  """Retrain's mean AUC there: its own row's, else the mean of the others' "auc_retrain"; None if unknown."""
+  here = [row for row in rows if (row.dataset, row.model) == (dataset, model)]
+  own = [v for row in here if row.method == "retrain" for v in row.values.get("completeness.auc", [])]
+  named = [v for row in here for v in row.values.get("completeness.auc_retrain", [])]
+  return mean_sd(own or named)[0] if own or named else None
+
+
+def _with_distance(row: Row, rows: Sequence[Row]) -> Row:
+  auc, paired = row.values.get("completeness.auc", []), row.values.get("completeness.auc_retrain", [])
+  mean = retrain_auc(rows, row.dataset, row.model)
+  if not auc or mean is None or "completeness.auc_distance" in row.values:
+    return row
+  against = paired if len(paired) == len(auc) else [mean] * len(auc)
+  distance = [abs(a - b) for a, b in zip(auc, against, strict=True)]
+  return dataclasses.replace(row, values={**row.values, "completeness.auc_distance": distance})
+
+
+def label(metric: str) -> str:
+  """Column heading of a metric: "utility.ndcg@20" is "NDCG@20"."""
+  name = metric.partition(".")[2] or metric
+  if "@" in name:
+    return name.upper() if name.startswith(("ndcg", "hr")) else name.capitalize()
+  return _LABELS.get(name, name.replace("_", " "))
+
+
+def _cell(row: Row, metric: str) -> str:
+  mean, sd = row.mean_sd(metric)
+  if not math.isfinite(mean):
+    return "–"
+  digits = 4 if metric.startswith(("utility", "completeness")) else 1 if abs(mean) >= 100 else 3
+  return f"{mean:.{digits}f}" + (f" ± {sd:.{digits}f}" if math.isfinite(sd) else "")
+
+
+def cells(rows: Sequence[Row], columns: Sequence[str] = DEFAULT_COLUMNS) -> tuple[list[str], list[list[str]]]:
+  """Headings and text cells; dataset and model columns only where they differ, columns without a value left out."""
+  shown = [column for column in columns if any(row.values.get(column) for row in rows)]
+  fields = [name for name in ("dataset", "model") if len({getattr(row, name) for row in rows}) > 1]
+  heads = [*fields, "method", *map(label, shown), "seeds"]
+  body = []
+  for row in rows:
+    count = max((len(row.values.get(column, [])) for column in shown), default=0)
+    named = [getattr(row, name) for name in (*fields, "method")]
+    body.append([*named, *(_cell(row, column) for column in shown), str(count)])
+  return heads, body
+
+
+def _width(text: str) -> int:
+  return sum((2 if unicodedata.east_asian_width(c) in "WF" else 1) for c in text if not unicodedata.combining(c))
+
+
+def _is_text(column: Sequence[str]) -> bool:
+  return not any(cell[:1].isdigit() or cell[:1] == "-" for cell in column)
+
+
+def text_table(heads: Sequence[str], body: Sequence[Sequence[str]], *, box: bool = True) -> str:
+  """Aligned columns, numbers to the right; with a box, or plain with two spaces between columns."""
+  columns = list(zip(*body, strict=True)) if body else [()] * len(heads)
+  widths = [max(map(_width, (head, *column))) for head, column in zip(heads, columns, strict=True)]
+
+  def line(cells: Sequence[str], separator: str) -> str:
+    padded = []
+    for cell, width, column in zip(cells, widths, columns, strict=True):
+      space = " " * (width - _width(cell))
+      padded.append(cell + space if _is_text(column) else space + cell)
+    return separator.join(padded)
+
+  if not box:
+    return "\n".join(line(cells, "  ").rstrip() for cells in (heads, *body))
+  rules = ["─" * (width + 2) for width in widths]
+  lines = [f"┌{'┬'.join(rules)}┐", f"│ {line(heads, ' │ ')} │", f"├{'┼'.join(rules)}┤"]
+  lines += [f"│ {line(cells, ' │ ')} │" for cells in body]
+  return "\n".join([*lines, f"└{'┴'.join(rules)}┘"])
+
+
+def markdown_table(heads: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+  """The same as a Markdown table."""
+  columns = list(zip(*body, strict=True)) if body else [()] * len(heads)
+  rules = ["---" if _is_text(column) else "---:" for column in columns]
+  escaped = [[cell.replace("|", "\\|") for cell in cells] for cells in (heads, *body)]
+  return "\n".join("| " + " | ".join(cells) + " |" for cells in (escaped[0], rules, *escaped[1:]))
+
+
+def show(
+  results: Sequence[Mapping[str, Any]], columns: Sequence[str] = DEFAULT_COLUMNS, *, stream: TextIO | None = None
+) -> None:
+  """Prints the table: in a box on a terminal that can draw it, plain elsewhere."""
+  stream = stream or sys.stdout
+  heads, body = cells(collect(results), columns)
+  can_draw = stream.isatty() and "utf" in (getattr(stream, "encoding", None) or "").lower()
+  text = text_table(heads, body, box=can_draw)
+  encoding = getattr(stream, "encoding", None) or "utf-8"
+  print(text.encode(encoding, "replace").decode(encoding), file=stream)
+
+
+def plot(
+  results: Sequence[Mapping[str, Any]], path: str | Path, *, utility: str = "utility.ndcg@20", title: str = ""
+) -> list[Path]:
+  """Utility against completeness AUC, a point a method with error bars (one standard deviation), Retrain's AUC marked.
+
+  Args:
+    results: as for `collect`; one panel for each (dataset, model).
+    path: file name without ending; `.png` and `.svg` are written.
+    utility: the metric on the y axis.
+    title: above the panels.
+
+  Returns:
+    The files written; none, after a line on standard error, where matplotlib is not installed.
+  """
+  try:
+    import matplotlib  # noqa: F401
+  except ImportError:
+    print("No plot: matplotlib is not installed; pip install 'jaxunlearn[plots]' adds it.", file=sys.stderr)
+    return []
+  from experiments import _plot
+
+  return _plot.draw(collect(results), Path(path), utility, title)

@@ -1,0 +1,51 @@
+"""Checks of arguments on the host, each with the name, the value and the rule in its message."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+def check_positive(name: str, value: float) -> None:
+  """Raises ValueError unless value > 0."""
+  if not value > 0:
+    raise ValueError(f"Expected {name}={value} > 0.")
+
+
+def check_non_negative(name: str, value: float) -> None:
+  """Raises ValueError unless value >= 0."""
+  if not value >= 0:
+    raise ValueError(f"Expected {name}={value} >= 0.")
+
+
+def check_fraction(name: str, value: float, *, closed: bool = False) -> None:
+  """Raises ValueError unless value is in (0, 1), or in [0, 1] when closed."""
+  if not (0 <= value <= 1 if closed else 0 < value < 1):
+    raise ValueError(f"Expected {name}={value} in {'[0, 1]' if closed else '(0, 1)'}.")
+
+
+def check_choice(name: str, value: Any, choices: Iterable[Any]) -> None:
+  """Raises ValueError unless value is one of choices; names the nearest."""
+  known = tuple(choices)
+  if value not in known:
+    near = difflib.get_close_matches(str(value), [str(c) for c in known], n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"Expected {name}={value!r} to be one of {', '.join(map(repr, known))}.{hint}")
+
+
+def check_finite(name: str, tree: Any) -> None:
+  """Raises ValueError naming the first leaf of `tree` that holds NaN or infinity, and how many rows do."""
+  for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+    array = jnp.asarray(leaf)
+    if jnp.issubdtype(array.dtype, jnp.inexact):
+      bad = int(jnp.sum(~jnp.isfinite(array)))
+      if bad:
+        where = jax.tree_util.keystr(path)
+        raise ValueError(
+          f"Expected finite values in {name}{where}, got {bad} NaN or infinite of {array.size} (shape {array.shape}); "
+          "train again with a smaller learning rate, or load an earlier checkpoint."
+        )

@@ -1,0 +1,117 @@
+"""Deletion requests: what is to be forgotten, by raw id, resolved against the data of the moment.
+
+Row numbers kept from an earlier request delete the wrong rows without an error; ids do not.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from jaxunlearn._validate import check_choice
+from jaxunlearn.data.interactions import Interactions
+from jaxunlearn.data.vocabulary import Vocabulary
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Request:
+  """One batch of deletions. Its three parts add up; a pair named twice counts once.
+
+  Attributes:
+    pairs: (user id, item id) tuples: these pairs.
+    users: user ids: all their pairs.
+    items: item ids: all their pairs.
+    user_vocabulary: maps user ids to positions; None where ids are positions already.
+    item_vocabulary: likewise.
+    missing: what to do with an id, a pair, or an entity without pairs that is not in the data: "raise", or "ignore".
+  """
+
+  pairs: Sequence[tuple[Any, Any]] = ()
+  users: Sequence[Any] = ()
+  items: Sequence[Any] = ()
+  user_vocabulary: Vocabulary | None = None
+  item_vocabulary: Vocabulary | None = None
+  missing: str = "raise"
+
+  def __post_init__(self) -> None:
+    check_choice("missing", self.missing, ("raise", "ignore"))
+
+  def resolve(self, interactions: Interactions) -> Interactions:
+    """The pairs of `interactions` that the request names, as positions. Empty for an empty request.
+
+    Raises:
+      ValueError: something named is not there (the first five are listed), unless missing="ignore".
+    """
+    num_users, num_items = interactions.num_users, interactions.num_items
+    pairs = list(self.pairs)
+    pair_user = _positions("user", [p[0] for p in pairs], self.user_vocabulary, num_users, self.missing)
+    pair_item = _positions("item", [p[1] for p in pairs], self.item_vocabulary, num_items, self.missing)
+    known = (pair_user >= 0) & (pair_item >= 0)
+    named = Interactions.from_pairs(pair_user[known], pair_item[known], num_users=num_users, num_items=num_items)
+    present = interactions.contains(named)
+    if self.missing == "raise" and not present.all():
+      absent = named.select(~present)
+      shown = [p for p, u, i in zip(pairs, pair_user, pair_item, strict=True) if absent.contains(_one(u, i, absent))[0]]
+      raise ValueError(
+        f"Expected every pair of the request to be in the training data; not there: {_first_five(shown)}. "
+        "Drop them, or pass missing='ignore'."
+      )
+    keep = interactions.keys()
+    chosen = np.isin(keep, named.select(present).keys())
+    for kind, ids, vocabulary, size, column in (
+      ("user", self.users, self.user_vocabulary, num_users, interactions.user),
+      ("item", self.items, self.item_vocabulary, num_items, interactions.item),
+    ):
+      at = _positions(kind, list(ids), vocabulary, size, self.missing)
+      marked = np.zeros(size, bool)
+      marked[at[at >= 0]] = True
+      has_pairs = np.bincount(column, minlength=size) > 0
+      if self.missing == "raise" and (empty := [i for i, p in zip(ids, at, strict=True) if not has_pairs[p]]):
+        raise ValueError(
+          f"Expected every {kind} of the request to have pairs left; without any: {_first_five(empty)}. "
+          "Drop them, or pass missing='ignore'."
+        )
+      chosen |= marked[column]
+    return interactions.select(chosen)
+
+
+def _one(user: int, item: int, like: Interactions) -> Interactions:
+  return Interactions(np.asarray([user], np.int32), np.asarray([item], np.int32), like.num_users, like.num_items)
+
+
+def _first_five(things: Sequence[Any]) -> str:
+  return ", ".join(map(str, things[:5])) + (f", … ({len(things)} in all)" if len(things) > 5 else "")
+
+
+def _positions(kind: str, ids: list[Any], vocabulary: Vocabulary | None, size: int, missing: str) -> np.ndarray:
+  """int64 positions, −1 for what is unknown and ignored."""
+  if not ids:
+    return np.zeros(0, np.int64)
+  if vocabulary is not None:
+    return np.asarray(vocabulary.encode(ids, missing=missing), np.int64)
+  at = np.asarray(ids)
+  if not np.issubdtype(at.dtype, np.integer):
+    raise ValueError(f"Expected integer {kind} positions in the request, got {ids[0]!r}; pass {kind}_vocabulary for raw ids.")
+  outside = (at < 0) | (at >= size)
+  if missing == "raise" and outside.any():
+    raise ValueError(f"Expected {kind} positions in [0, {size}), got {_first_five(at[outside].tolist())}.")
+  return np.where(outside, -1, at).astype(np.int64)
+
+
+def resolve(request: Request | Interactions, interactions: Interactions) -> Interactions:
+  """The forget set as positions: a `Request` is looked up, `Interactions` are checked to be all there.
+
+  Raises:
+    ValueError: a pair is not in the data, or the request forgets every pair there is.
+  """
+  forget = request.resolve(interactions) if isinstance(request, Request) else request
+  retained = interactions.without(forget)  # raises, with the first five, when a pair is not there
+  if len(forget) and not len(retained):
+    raise ValueError(
+      f"Expected a request that leaves something to recommend from, got one that forgets all {len(forget)} pairs; "
+      "delete the model instead."
+    )
+  return forget

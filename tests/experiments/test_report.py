@@ -1,0 +1,105 @@
+"""Tables and the plot, from result dicts alone."""
+
+import io
+import math
+import sys
+
+import pytest
+
+from experiments import _report
+
+
+def result(method, auc, ndcg, seeds=(0, 1), **changes):
+  base = {
+    "method": method, "model": "bprmf", "dataset": "toy", "seeds": list(seeds), "data_hash": "d", "forget_hash": "f",
+    "utility": {"ndcg@20": {"mean": 0, "sd": 0, "values": list(ndcg)}},
+    "completeness": {"auc": {"values": list(auc)}},
+    "efficiency": {"unlearn_seconds": 1.25, "retrain_ratio": None},
+  }  # fmt: skip
+  return {**base, **changes}
+
+
+RESULTS = [
+  result("retrain", (0.58, 0.60), (0.35, 0.35)),
+  result("lightul", (0.50, 0.62), (0.30, 0.34)),
+  result("original", (0.5,), (0.352,), seeds=(0,)),
+]
+
+
+def test_collect_and_distance():
+  rows = {row.method: row for row in _report.collect(RESULTS)}
+  assert rows["lightul"].mean_sd("utility.ndcg@20") == pytest.approx((0.32, 0.04 / math.sqrt(2)))
+  assert rows["lightul"].values["completeness.auc_distance"] == pytest.approx([0.09, 0.03])
+  assert rows["retrain"].values["completeness.auc_distance"] == pytest.approx([0.01, 0.01])
+  paired = result(
+    "x", (0.5, 0.6), (0.1, 0.1), completeness={"auc": {"values": [0.5, 0.6]}, "auc_retrain": {"values": [0.6, 0.6]}}
+  )
+  assert _report.collect([paired])[0].values["completeness.auc_distance"] == pytest.approx([0.1, 0.0])
+  assert _report.retrain_auc(_report.collect([paired]), "toy", "bprmf") == pytest.approx(0.6)
+
+
+def test_single_seed_files_are_pooled():
+  rows = _report.collect([result("a", (0.5,), (0.1,), seeds=(0,)), result("a", (0.7,), (0.3,), seeds=(1,))])
+  assert len(rows) == 1 and rows[0].values["completeness.auc"] == [0.5, 0.7]
+  with pytest.raises(ValueError, match="share a seed"):
+    _report.collect([result("a", (0.5,), (0.1,), seeds=(0,)), result("a", (0.7,), (0.3,), seeds=(0,))])
+
+
+def test_different_forget_sets_do_not_share_a_table():
+  with pytest.raises(ValueError, match="seed 0 differ in forget_hash"):
+    _report.collect([result("a", (0.5,), (0.1,)), result("b", (0.5,), (0.1,), forget_hash="g")])
+
+
+def test_a_seed_without_a_number_is_not_hidden():
+  heads, body = _report.cells(_report.collect([result("a", (0.5, None), (0.1, 0.2))]))
+  assert "AUC" in heads and body[0][heads.index("AUC")] == "–"
+
+
+def test_tables():
+  heads, body = _report.cells(_report.collect(RESULTS))
+  assert heads == ["method", "NDCG@20", "AUC", "|AUC − Retrain|", "unlearn s", "seeds"]
+  assert body[0] == ["retrain", "0.3500 ± 0.0000", "0.5900 ± 0.0141", "0.0100 ± 0.0000", "1.250", "2"]
+  assert body[2][1] == "0.3520"
+  for box in (True, False):
+    lines = _report.text_table(heads, body, box=box).splitlines()
+    assert len(lines) == (7 if box else 4)
+    assert not box or len({len(line) for line in lines}) == 1
+  markdown = _report.markdown_table(heads, body).splitlines()
+  assert markdown[0].count("\\|") == 2 and markdown[1].startswith("| --- | ---: |")
+  assert len({line.replace("\\|", "").count("|") for line in markdown}) == 1
+
+
+def test_models_and_datasets_get_a_column_where_they_differ():
+  heads, body = _report.cells(_report.collect([*RESULTS, result("retrain", (0.6, 0.6), (0.1, 0.1), model="wmf")]))
+  assert heads[:2] == ["model", "method"] and body[-1][0] == "wmf"
+
+
+def test_show_is_plain_when_not_a_terminal():
+  stream = io.StringIO()
+  _report.show(RESULTS, stream=stream)
+  assert "lightul" in stream.getvalue() and "│" not in stream.getvalue()
+  stream = type("Terminal", (io.StringIO,), {"encoding": "utf-8", "isatty": lambda self: True})()
+  _report.show(RESULTS, stream=stream)
+  assert "│" in stream.getvalue()
+
+
+def test_empty_table():
+  heads, body = _report.cells([])
+  assert _report.text_table(heads, body) and _report.markdown_table(heads, body)
+
+
+def test_plot(tmp_path):
+  pytest.importorskip("matplotlib")
+  files = _report.plot(
+    [*RESULTS, result("wm", (0.6,), (0.1,), model="wmf", seeds=(0,))], tmp_path / "new" / "v1.2", title="Toy"
+  )
+  assert [file.name for file in files] == ["v1.2.png", "v1.2.svg"]
+  assert files[0].read_bytes().startswith(b"\x89PNG") and files[0].stat().st_size > 10_000
+  assert "</svg>" in files[1].read_text()
+
+
+def test_no_matplotlib(tmp_path, monkeypatch, capsys):
+  monkeypatch.setitem(sys.modules, "matplotlib", None)
+  assert _report.plot(RESULTS, tmp_path / "plot") == []
+  assert "jaxunlearn[plots]" in capsys.readouterr().err
+  assert list(tmp_path.iterdir()) == []
