@@ -22,7 +22,7 @@ import typing
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from absl import app, flags
+from absl import app, flags, logging
 
 Config = TypeVar("Config")
 
@@ -255,6 +255,8 @@ def run(
     flags.DEFINE_boolean("debug", False, "show tracebacks of errors")
 
   def guarded(argv: list[str]) -> int | None:
+    if not flags.FLAGS.debug:
+      logging.set_verbosity(logging.WARNING)  # orbax tells every step of every save at INFO
     try:
       return main(argv[1:])
     except KeyboardInterrupt:

@@ -24,7 +24,7 @@ def _finite(value: float) -> float:
 def _panel(axes: Axes, rows: Sequence[Row], utility: str, order: Sequence[str]) -> None:
   target = retrain_auc(rows, rows[0].dataset, rows[0].model)
   if target is not None:
-    axes.axvline(target, color="0.35", linestyle="--", linewidth=1, zorder=1, label=f"Retrain's AUC ({target:.3f})")
+    axes.axvline(target, color="0.35", linestyle="--", linewidth=1, zorder=1, label="Retrain's AUC")
   for row in rows:
     (x, x_sd), (y, y_sd) = row.mean_sd("completeness.auc"), row.mean_sd(utility)
     if not (math.isfinite(x) and math.isfinite(y)):
@@ -39,7 +39,8 @@ def _panel(axes: Axes, rows: Sequence[Row], utility: str, order: Sequence[str]) 
   axes.grid(alpha=0.25)
   axes.set_xlabel("completeness AUC (nearer to Retrain's is better)")
   axes.set_ylabel(f"{label(utility)} (higher is better)")
-  axes.set_title(f"{rows[0].model}, {rows[0].dataset}", fontsize=10)
+  heading = f"{rows[0].model}, {rows[0].dataset}"
+  axes.set_title(heading + (f" (Retrain's AUC {target:.3f})" if target is not None else ""), fontsize=10)
 
 
 def draw(rows: Sequence[Row], path: Path, utility: str, title: str) -> list[Path]:

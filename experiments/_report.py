@@ -52,7 +52,7 @@ def collect(results: Sequence[Mapping[str, Any]]) -> list[Row]:
   """A row for each (dataset, model, method) in order of appearance; results that differ in their seeds are pooled.
 
   "completeness.auc_distance" = |AUC − Retrain's AUC| is added: seed by seed where "auc_retrain" has as many values as
-  "auc", else against the mean AUC of "retrain" on the same dataset and model.
+  "auc", else against the mean AUC of "retrain" on the same dataset and model; "retrain" itself has none.
 
   Raises:
     ValueError: two results for one row share a seed, or a seed has two different data or forget sets.
@@ -92,7 +92,7 @@ def retrain_auc(rows: Sequence[Row], dataset: str, model: str) -> float | None:
 def _with_distance(row: Row, rows: Sequence[Row]) -> Row:
   auc, paired = row.values.get("completeness.auc", []), row.values.get("completeness.auc_retrain", [])
   mean = retrain_auc(rows, row.dataset, row.model)
-  if not auc or mean is None or "completeness.auc_distance" in row.values:
+  if not auc or mean is None or row.method == "retrain" or "completeness.auc_distance" in row.values:
     return row
   against = paired if len(paired) == len(auc) else [mean] * len(auc)
   distance = [abs(a - b) for a, b in zip(auc, against, strict=True)]

@@ -8,6 +8,7 @@ values and not shapes.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -106,6 +107,26 @@ def delete_pairs(graph: Graph, interactions: Interactions, forget: Interactions)
     ValueError: a pair of `forget` is not among `interactions`.
   """
   return build_graph(interactions.without(forget), capacity=graph.capacity)
+
+
+def stack_graphs(graphs: Sequence[Graph]) -> Graph:
+  """Graphs over the same nodes (shards) as one, with a leading axis that `jax.vmap` maps over.
+
+  Raises:
+    ValueError: there is none, or their sizes or capacities differ; build them with one capacity.
+  """
+  sizes = {(g.num_users, g.num_items, g.capacity) for g in graphs}
+  if len(sizes) != 1:
+    raise ValueError(f"Expected graphs of one size and capacity, got (users, items, capacity) {sorted(sizes)}.")
+  nodes = graphs[0].num_nodes
+  data = jnp.stack([g.adjacency.data for g in graphs])
+  indices = jnp.stack([g.adjacency.indices for g in graphs])
+  return graphs[0].replace(
+    # A batch dimension of the BCOO itself: the only form in which vmap takes a sparse array apart.
+    adjacency=jsparse.BCOO((data, indices), shape=(len(graphs), nodes, nodes), indices_sorted=True),
+    indptr=jnp.stack([g.indptr for g in graphs]),
+    degree=jnp.stack([g.degree for g in graphs]),
+  )
 
 
 def _bcsr_product(graph: Graph, x: jax.Array) -> jax.Array:

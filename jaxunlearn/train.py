@@ -37,6 +37,7 @@ class TrainConfig:
   optimizer: str = "adam"  # adam, adagrad, sgd (optax), or row_adam, row_adagrad, row_sgd (only touched rows)
   num_negatives: int = 1  # negatives drawn a pair, ≥ 1
   average: float = 0.9  # decay an epoch of the moving average of the parameters, which is what is served; 0: the last ones
+  user_weight_power: float = 0.5  # an example weighs (degree of its user)^−power; 0: all alike, 1: all users alike; ≥ 0
   avoid_positives: bool = True  # draw negatives from the user's absent items only
   eval_every: int = 5  # epochs between two validations, ≥ 1
   patience: int = 4  # validations without improvement before stopping, ≥ 1
@@ -48,6 +49,7 @@ class TrainConfig:
     for name in ("num_epochs", "batch_size", "num_negatives", "eval_every", "patience", "checkpoint_every"):
       check_positive(name, getattr(self, name))
     check_non_negative("learning_rate", self.learning_rate)
+    check_non_negative("user_weight_power", self.user_weight_power)
     check_choice("optimizer", self.optimizer, optimizers.NAMES)
     check_fraction("validation_fraction", self.validation_fraction)
     check_fraction("average", self.average, closed=True)
@@ -183,6 +185,7 @@ def train_epoch(
   data: TrainData,
   learning_rate: jax.Array,
   average: jax.Array,
+  user_weight_power: jax.Array,
   *,
   model: Model,
   optimizer: str,
@@ -199,6 +202,7 @@ def train_epoch(
     data: from `prepare`.
     learning_rate: scalar, dynamic (a sweep over it compiles once).
     average: scalar, decay of the moving average; epoch t weighs 1/t at least, so early epochs fade.
+    user_weight_power: scalar, see `TrainConfig`; user batches (WMF) do not read it.
     model: static.
     optimizer: static, a name of `optimizers.NAMES`.
     batch_size: static.
@@ -217,6 +221,8 @@ def train_epoch(
   else:
     order = sampling.epoch_order(order_key, data.pairs.count, data.pairs.capacity)
     num_steps = (data.pairs.count + batch_size - 1) // batch_size
+    degree = jnp.maximum(jnp.diff(data.pairs.indptr), 1).astype(jnp.float32)
+    user_weight = degree**-user_weight_power
   step_fn = _dense_step if optimizer in optimizers.DENSE else _row_step
 
   def step(index: jax.Array, carry: tuple[Params, Any, jax.Array, jax.Array]) -> Any:
@@ -233,6 +239,7 @@ def train_epoch(
         num_negatives=num_negatives,
         avoid_positives=avoid_positives,
       )
+      batch = batch._replace(weight=batch.weight * user_weight[batch.user])
     params, opt_state, loss = step_fn(model, optimizer, params, opt_state, context, batch, learning_rate)
     bad_step = jnp.where((bad_step < 0) & ~jnp.isfinite(loss), index, bad_step)
     return params, opt_state, total + loss, bad_step
@@ -309,6 +316,7 @@ def fit(
         data,
         jnp.float32(config.learning_rate),
         jnp.float32(config.average),
+        jnp.float32(config.user_weight_power),
         model=model,
         optimizer=config.optimizer,
         batch_size=config.batch_size,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -58,9 +58,9 @@ _RECERASER = (
 
 def _published_split(base: str, whose: str, train: str, test: str) -> _Source:
   return _Source(
-    files=(
-      _File(url=f"{base}/train.txt", name="train.txt", sha256=train),
+    files=(  # train.txt last: by it a folder is recognised, so a download that broke half way is taken up again
       _File(url=f"{base}/test.txt", name="test.txt", sha256=test),
+      _File(url=f"{base}/train.txt", name="train.txt", sha256=train),
     ),
     split=(whose, train, test),
   )
@@ -188,7 +188,7 @@ def _from_table(
   *,
   seed: int = 0,
   ratios: tuple[float, float, float] = (0.8, 0.1, 0.1),
-  by: str = "user",
+  by: Literal["user", "pair"] = "user",
   min_rating: float | None = None,
   k_core: int = 0,
 ) -> Dataset:
@@ -259,7 +259,7 @@ def load(name: str, data_dir: str | os.PathLike[str] | None = None, download: bo
 
 def _obtain(name: str, data_dir: str | os.PathLike[str] | None, download: bool) -> None:
   places = " or ".join(str(root / name) for root in _roots(data_dir))
-  wanted = " and ".join((file.member or file.name).rpartition("/")[2] for file in _SOURCES[name].files)
+  wanted = " and ".join((file.member or file.name).rpartition("/")[2] for file in reversed(_SOURCES[name].files))
   if not download:
     raise FileNotFoundError(f"Found no {name}. Put {wanted} in {places}, or pass download=True.")
   try:

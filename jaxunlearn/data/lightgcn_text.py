@@ -173,7 +173,9 @@ def read_folder(path: str | os.PathLike[str], *, name: str | None = None) -> Dat
     if shared:
       warnings.warn(f"{shared} pairs of {files[part]} are in {files['train']} too.", stacklevel=2)
   return Dataset(
-    **parts,
+    train=parts["train"],
+    validation=parts.get("validation"),
+    test=parts.get("test"),
     users=Vocabulary.identity(num_users),
     items=Vocabulary.identity(num_items),
     name=folder.resolve().name if name is None else name,

@@ -124,13 +124,13 @@ def index_ratings(table: RatingTable, *, min_rating: float | None = None, k_core
   """
   if not len(table):
     raise ValueError("Expected at least one row, got an empty table.")
-  if min_rating is not None and table.rating is None:
-    raise ValueError(f"min_rating={min_rating} needs ratings, and this table has none; pass min_rating=None.")
   users, items = Vocabulary.from_ids(table.user_ids), Vocabulary.from_ids(table.item_ids)
   user, item = users.encode(table.user_ids), items.encode(table.item_ids)
   rows = _one_row_a_pair(user.astype(np.int64) * len(items) + item, table.rating, table.timestamp)
   duplicates = table.duplicates + len(table) - rows.size
   if min_rating is not None:
+    if table.rating is None:
+      raise ValueError(f"min_rating={min_rating} needs ratings, and this table has none; pass min_rating=None.")
     rows = rows[table.rating[rows] >= min_rating]
   pairs = Interactions(user[rows], item[rows], len(users), len(items))  # rows ascend by key: sorted, unique
   if k_core:

@@ -40,12 +40,8 @@ def read_movielens(path: str | os.PathLike[str]) -> RatingTable:
   separator = _MOVIELENS_SEPARATORS.get(path.suffix)
   if separator is None:
     raise ValueError(f"Expected a file named u.data, ratings.dat or ratings.csv, got {path.name}; use read_csv.")
-  shown = "tab".join(["user ", " item ", " rating ", " timestamp"]) if separator == "\t" else "::".join(
-    ["user", "item", "rating", "timestamp"]
-  )
-  form = Form(
-    separator=separator, num_fields=4, columns=_MOVIELENS_COLUMNS, expected=f"`{shown}`", integer_ids=True
-  )
+  shown = (" tab " if separator == "\t" else separator).join(["user", "item", "rating", "timestamp"])
+  form = Form(separator=separator, num_fields=4, columns=_MOVIELENS_COLUMNS, expected=f"`{shown}`", integer_ids=True)
   return read_delimited(path, form)
 
 
@@ -179,7 +175,7 @@ def read_parquet(
   for role, name in wanted.items():
     column = table[name]
     try:
-      if role in ("user", "item"):
+      if role == "user" or role == "item":
         if not (_is_text(column.type) or pa.types.is_integer(column.type)):
           raise Refused(f"ids of type {column.type}")
         read[role] = ids_of(column)
@@ -194,8 +190,10 @@ def read_parquet(
 
 
 def _is_text(kind: pa.DataType) -> bool:
-  return pa.types.is_string(kind) or pa.types.is_large_string(kind) or (
-    pa.types.is_dictionary(kind) and _is_text(kind.value_type)
+  return (
+    pa.types.is_string(kind)
+    or pa.types.is_large_string(kind)
+    or (pa.types.is_dictionary(kind) and _is_text(kind.value_type))
   )
 
 

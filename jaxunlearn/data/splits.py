@@ -186,13 +186,11 @@ def leave_n_out(
   counts = interactions.user_degrees()[interactions.user]
   from_last = counts - 1 - _rank_in_user(keys, interactions)
   held_out = n * (1 + validation)
-  from_last = np.where(counts > held_out, from_last, len(interactions))  # beyond every cut: stays in train
+  from_last = np.where(counts > held_out, from_last, np.iinfo(np.int64).max)  # beyond every cut: stays in train
   return _split_by_rank(interactions, from_last, n * int(validation), n)
 
 
-def time_split(
-  timestamps: np.ndarray, interactions: Interactions, ratios: Sequence[float] = (0.8, 0.1, 0.1)
-) -> Split:
+def time_split(timestamps: np.ndarray, interactions: Interactions, ratios: Sequence[float] = (0.8, 0.1, 0.1)) -> Split:
   """Oldest pairs to train, then validation, the latest to test; no train pair is later than a test pair.
 
   Args:

@@ -28,29 +28,17 @@ _MIN_PAIRS = 4  # a user, so that there is something to hold out
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SyntheticConfig:
-  """What to plant. The defaults fit in seconds and are small enough for a factor model to memorise pairs.
+  """What to plant. The defaults fit in seconds and are small enough for a factor model to memorise pairs."""
 
-  Attributes:
-    num_users: users, >= 1.
-    num_items: items, >= num_clusters.
-    num_pairs: pairs in all, train and test; at least 4 and at most `most_pairs` a user.
-    num_clusters: taste clusters; users and items belong to one each, equally many.
-    popularity_exponent: item weight is rank ** -this; 0 is uniform, about 1 is usual.
-    activity_exponent: a user's share of pairs is rank ** -this; 0 is equally many each.
-    affinity: share of draws from the user's own cluster, in [0, 1]; 0 is popularity alone.
-    test_fraction: share of each user's pairs held out for test, rounded down, in (0, 1).
-    seed: equal configs give bitwise equal data, on any machine.
-  """
-
-  num_users: int = 1500
-  num_items: int = 1000
-  num_pairs: int = 75_000
-  num_clusters: int = 8
-  popularity_exponent: float = 0.8
-  activity_exponent: float = 0.4
-  affinity: float = 0.7
-  test_fraction: float = 0.2
-  seed: int = 0
+  num_users: int = 1500  # >= 1
+  num_items: int = 1000  # >= num_clusters
+  num_pairs: int = 75_000  # pairs in all, train and test; at least 4 and at most `most_pairs` a user
+  num_clusters: int = 8  # taste clusters, >= 1; users and items belong to one each, equally many
+  popularity_exponent: float = 0.8  # item weight is rank ** -this, >= 0; 0 is uniform, about 1 is usual
+  activity_exponent: float = 0.4  # a user's share of pairs is rank ** -this, >= 0; 0 is equally many each
+  affinity: float = 0.7  # share of draws from the user's own cluster, in [0, 1]; 0 is popularity alone
+  test_fraction: float = 0.2  # share of each user's pairs held out for test, rounded down, in (0, 1)
+  seed: int = 0  # >= 0; equal configs give bitwise equal data with the same NumPy
 
   def __post_init__(self) -> None:
     """Checks every field."""
@@ -153,14 +141,15 @@ class _Sampler:
     place = np.searchsorted(self.cumulative, low + rng.random(user.size) * (high - low), side="right") - 1
     return np.clip(place, first, last - 1)
 
-  def finish(self, rng: np.random.Generator, user: int, taken: np.ndarray, missing: int) -> np.ndarray:
+  def finish(self, rng: np.random.Generator, user: int, taken: list[np.ndarray], missing: int) -> np.ndarray:
     """int64 [missing]: further items without replacement, by exponential races over all items not taken."""
     cluster, affinity = self.user_cluster[user], self.config.affinity
     weight = np.diff(self.cumulative)
     own = slice(self.bounds[cluster], self.bounds[cluster + 1])
     chance = (1 - affinity) * weight / weight.sum()
     chance[own] += affinity * weight[own] / weight[own].sum()
-    chance[taken] = 0
+    for places in taken:
+      chance[places] = 0
     with np.errstate(divide="ignore"):
       arrival = rng.exponential(size=chance.size) / chance  # the earliest arrivals are a draw without replacement
     return np.argsort(arrival, kind="stable")[:missing]
@@ -186,20 +175,20 @@ class _Sampler:
       if fresh.size:
         runs.append(fresh)
     late = []
-    for row in np.flatnonzero(missing).tolist():
-      bounds = [np.searchsorted(run, (row * width, (row + 1) * width)) for run in runs]
-      taken = np.concatenate([run[first:last] for run, (first, last) in zip(runs, bounds, strict=True)]) - row * width
-      late.append(row * width + self.finish(rng, users[row], taken, int(missing[row])))
+    for k in np.flatnonzero(missing).tolist():
+      bounds = [np.searchsorted(run, (k * width, (k + 1) * width)) for run in runs]
+      taken = [run[first:last] - k * width for run, (first, last) in zip(runs, bounds, strict=True)]
+      late.append(k * width + self.finish(rng, int(users[k]), taken, int(missing[k])))
     row, place = np.divmod(np.concatenate([*runs, *late]), width)
     keys = np.sort(row * width + self.by_cluster[place])
     return users[keys // width].astype(np.int32), (keys % width).astype(np.int32)
 
 
 def generate(config: SyntheticConfig) -> Synthetic:
-  """Generates data from `config`; equal configs give bitwise equal data.
+  """Generates data from `config`; equal configs give bitwise equal data with the same NumPy.
 
   Cost: time and memory linear in `num_pairs` (8 bytes a pair kept, a bounded block beside it); 10⁸ pairs fit in
-  about 2 GB.
+  under 2 GB.
   """
   plan, *_ = np.random.SeedSequence(config.seed).spawn(1)
   rng = np.random.default_rng(plan)
@@ -231,9 +220,9 @@ def generate(config: SyntheticConfig) -> Synthetic:
       place = slice(filled[part], filled[part] + size)
       arrays[part][0][place], arrays[part][1][place] = user[rows], item[rows]
       filled[part] += size
-  parts = {part: Interactions(*pair, config.num_users, config.num_items) for part, pair in arrays.items()}
   dataset = Dataset(
-    **parts,
+    train=Interactions(*arrays["train"], config.num_users, config.num_items),
+    test=Interactions(*arrays["test"], config.num_users, config.num_items),
     users=Vocabulary.identity(config.num_users),
     items=Vocabulary.identity(config.num_items),
     name="synthetic",

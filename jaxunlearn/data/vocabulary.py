@@ -12,6 +12,12 @@ import numpy as np
 from jaxunlearn._validate import check_choice, check_non_negative
 
 
+def _kind_of(value: Any) -> str:
+  if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
+    return "an integer"
+  return "a string" if isinstance(value, str) else type(value).__name__
+
+
 def as_ids(values: Any, name: str = "ids") -> np.ndarray:
   """`values` as int64 [N] or as strings [N] (NumPy `str`), the two kinds of raw id.
 
@@ -22,11 +28,7 @@ def as_ids(values: Any, name: str = "ids") -> np.ndarray:
     array = values
   else:
     listed = list(values)
-    kinds = {
-      "an integer" if isinstance(v, (int, np.integer)) and not isinstance(v, (bool, np.bool_)) else
-      "a string" if isinstance(v, str) else type(v).__name__
-      for v in listed
-    }
+    kinds = {_kind_of(value) for value in listed}
     if len(kinds) > 1 or not kinds <= {"an integer", "a string"}:
       got = ", ".join(sorted(kinds))
       raise ValueError(f"Expected {name} all integers or all strings, got {got}; convert them first.")
@@ -52,6 +54,9 @@ class Vocabulary:
   """
 
   ids: np.ndarray
+  # Kept because encode() is called once a request: sorting a million ids for one lookup would cost a second.
+  _order: np.ndarray = dataclasses.field(init=False, repr=False)
+  _sorted: np.ndarray = dataclasses.field(init=False, repr=False)
 
   def __post_init__(self) -> None:
     """Freezes a copy of the ids, and refuses repeated ones."""
@@ -63,7 +68,6 @@ class Vocabulary:
     repeated = in_order[1:][in_order[1:] == in_order[:-1]]
     if repeated.size:
       raise ValueError(f"Expected distinct ids, got {repeated[0].item()!r} more than once; use Vocabulary.from_ids.")
-    # Kept because encode() is called once a request: sorting a million ids for one lookup would cost a second.
     object.__setattr__(self, "_order", order)
     object.__setattr__(self, "_sorted", in_order)
 

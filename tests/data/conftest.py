@@ -1,17 +1,9 @@
-"""What the data tests share: where real data is, and pairs drawn by hypothesis."""
+"""Settings of the property tests."""
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
+import hypothesis
 
-import pytest
-
-
-@pytest.fixture
-def real_data() -> Path:
-  """The folder of real data; the test is skipped where JAXUNLEARN_DATA is unset."""
-  folder = os.environ.get("JAXUNLEARN_DATA")
-  if not folder:
-    pytest.skip("JAXUNLEARN_DATA is unset: no real data on this machine")
-  return Path(folder)
+# No deadline: shared machines are slow now and then, and a slow example is no wrong one.
+hypothesis.settings.register_profile("data", max_examples=40, deadline=None)
+hypothesis.settings.load_profile("data")

@@ -21,9 +21,7 @@ def table(rows) -> RatingTable:
 
 def naive_core(pairs: set, k: int) -> set:
   while True:
-    kept = {
-      (u, i) for u, i in pairs if sum(v == u for v, _ in pairs) >= k and sum(j == i for _, j in pairs) >= k
-    }
+    kept = {(u, i) for u, i in pairs if sum(v == u for v, _ in pairs) >= k and sum(j == i for _, j in pairs) >= k}
     if kept == pairs:
       return kept
     pairs = kept

@@ -1,0 +1,135 @@
+"""What the scripts share: datasets and models from flags, a run's folder, measurements of what is served."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from absl import flags
+
+from experiments import _flags
+from jaxunlearn import checkpoint
+from jaxunlearn.base import Model, Scorer
+from jaxunlearn.data import datasets, forget
+from jaxunlearn.data.dataset import Dataset
+from jaxunlearn.data.interactions import Interactions
+from jaxunlearn.data.lightgcn_text import read_pairs
+from jaxunlearn.metrics.completeness import Probe, completeness_auc, completeness_probe
+from jaxunlearn.metrics.ranking import RankingEvaluator
+from jaxunlearn.models import CONFIGS
+from jaxunlearn.recipes import Recipe
+from jaxunlearn.train import FitResult, TrainConfig, fit, fit_with_selection
+
+KS = (10, 20, 50)
+
+
+def use_compilation_cache() -> None:
+  """Keeps compiled programs between runs, in $JAXUNLEARN_CACHE or ~/.cache/jaxunlearn, beside the datasets."""
+  jax.config.update("jax_compilation_cache_dir", str(datasets.cache_dir() / "xla"))
+
+
+def data_flags(dataset: str) -> None:
+  """--dataset, --data_dir and --download."""
+  flags.DEFINE_string("dataset", dataset, f"one of {', '.join(datasets.NAMES)}")
+  flags.DEFINE_string("data_dir", None, "folder of dataset folders; default: $JAXUNLEARN_DATA, then the download cache")
+  flags.DEFINE_boolean("download", True, "fetch a dataset that is not found from its publisher")
+
+
+def load_dataset() -> Dataset:
+  """The dataset that the flags name."""
+  return datasets.load(flags.FLAGS.dataset, data_dir=flags.FLAGS.data_dir, download=flags.FLAGS.download)
+
+
+def present(prefix: str) -> dict[str, Any]:
+  """{field: value} of the flags --prefix.field that the command line sets: they override a recipe or a preset."""
+  start = f"{prefix}."
+  return {name[len(start) :]: flags.FLAGS[name].value for name in flags.FLAGS if name.startswith(start) and flags.FLAGS[name].present}
+
+
+def define_model_flags() -> None:
+  """--train.* and --MODEL.* for every model; what is not given comes from the recipe."""
+  _flags.define("train", TrainConfig())
+  for name, config in CONFIGS.items():
+    _flags.define(name, config())
+
+
+def override(recipe: Recipe, model: str) -> Recipe:
+  """The recipe with the command line's changes."""
+  config = recipe.model_config
+  if config is not None:
+    config = dataclasses.replace(config, **present(model))
+  return Recipe(config, dataclasses.replace(recipe.train_config, **present("train")))
+
+
+class Timed(NamedTuple):
+  """A result, its wall seconds after compilation, and the seconds that compilation took."""
+
+  value: Any
+  seconds: float
+  compile_seconds: float
+
+
+def timed_fit(
+  key: jax.Array, model: Model, data: Interactions, config: TrainConfig, *, folder: Path | None, progress: bool | None
+) -> Timed:
+  """`train.fit` for a fixed number of epochs, with one epoch before to compile (and time that apart)."""
+  start = time.perf_counter()
+  fit(key, model, data, dataclasses.replace(config, num_epochs=1), progress=False)
+  first = time.perf_counter() - start
+  start = time.perf_counter()
+  result = fit(key, model, data, config, checkpoint_dir=folder, progress=progress)
+  jax.block_until_ready(result.params)
+  seconds = time.perf_counter() - start
+  return Timed(result, seconds, max(0.0, first - seconds / max(1, config.num_epochs)))
+
+
+def select_epochs(
+  key: jax.Array, model: Model, data: Interactions, config: TrainConfig, *, folder: Path | None, progress: bool | None
+) -> FitResult:
+  """Epochs found on the validation part, nothing refitted."""
+  return fit_with_selection(key, model, data, config, refit=False, checkpoint_dir=folder, progress=progress)
+
+
+def read_forget(path: str | None, data: Interactions, *, by: str, ratio: float, selection: str, seed: int) -> Interactions:
+  """The forget set: a file of pairs (`user item item …`, positions), or drawn."""
+  if path:
+    return read_pairs(path, num_users=data.num_users, num_items=data.num_items)
+  return forget.sample_forget(np.random.default_rng(seed), data, by=by, ratio=ratio, selection=selection)
+
+
+class Measure:
+  """Utility and completeness of a scorer, on fixed pairs: build once, call for each model that is served.
+
+  Utility: full ranking, masking all of the original train pairs, forgotten ones included, so that every model ranks
+  the same candidates. Completeness: all forgotten pairs against as many retained ones, drawn once from `probe_seed`.
+  """
+
+  def __init__(self, dataset: Dataset, forgotten: Interactions | None = None, *, probe_seed: int = 0) -> None:
+    if dataset.test is None:
+      raise ValueError(f"Expected a dataset with test pairs, got {dataset!r}.")
+    self.ranking = RankingEvaluator(dataset.test, mask=dataset.train, ks=KS)
+    self.probe: Probe | None = None
+    if forgotten is not None:
+      self.probe = completeness_probe(np.random.default_rng(probe_seed), dataset.train.without(forgotten), forgotten)
+
+  def __call__(self, scorer: Scorer) -> tuple[dict[str, float], dict[str, float]]:
+    """({"ndcg@20": …}, {"auc": …}); the second is empty without a forget set."""
+    utility = self.ranking(scorer).values
+    return utility, {} if self.probe is None else {"auc": completeness_auc(scorer, self.probe)}
+
+
+def save_run(out: Path, state: Any, metadata: dict[str, Any]) -> None:
+  """The state under out/model, replacing what is there."""
+  checkpoint.save(out / "model", state, metadata, overwrite=True)
+
+
+def restore_run(run: str | os.PathLike[str], like: Callable[[dict[str, Any]], Any]) -> tuple[Any, dict[str, Any]]:
+  """The state and metadata of a run's folder; `like` makes the expected structure from the metadata."""
+  path = Path(run) / "model"
+  return checkpoint.restore(path, like(checkpoint.read_metadata(path)))

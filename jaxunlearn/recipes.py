@@ -1,0 +1,65 @@
+"""Named training recipes: one fixed, tuned setting a model, on which methods are compared; and LightUL's own.
+
+Numbers measured with them are in BUILD_NOTES ("Base models"). The base recipe decides everything downstream, Retrain's
+AUC included, so a result names its recipe.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from jaxunlearn._validate import check_choice
+from jaxunlearn.base import Model
+from jaxunlearn.models import CONFIGS, BPRMFConfig, LightGCNConfig, NeuMFConfig, WMFConfig, build
+from jaxunlearn.train import TrainConfig
+
+RECIPES = ("tuned", "lightul")
+
+
+class Recipe(NamedTuple):
+  """A model's configuration (None for popularity) and how it is trained."""
+
+  model_config: Any
+  train_config: TrainConfig
+
+  def model(self, name: str) -> Model:
+    """The model of that name with this configuration."""
+    return build(name, self.model_config)
+
+
+_TUNED: dict[str, Recipe] = {
+  "bprmf": Recipe(BPRMFConfig(), TrainConfig(learning_rate=2e-3, num_epochs=200)),
+  "wmf": Recipe(WMFConfig(unobserved_weight=0.4, l2=0.1), TrainConfig(learning_rate=2e-3, batch_size=256, num_epochs=200)),
+  "lightgcn": Recipe(LightGCNConfig(l2=1e-3), TrainConfig(learning_rate=2e-2, batch_size=8192, num_epochs=150)),
+  "neumf": Recipe(NeuMFConfig(), TrainConfig(learning_rate=1e-3, num_negatives=4, num_epochs=60)),
+  "popularity": Recipe(None, TrainConfig()),
+}
+
+# LightUL's released training code: N(0, 1) rows, unfiltered negatives, last parameters, 60 epochs of patience.
+_LIGHTUL_TRAIN = TrainConfig(
+  learning_rate=5e-3, batch_size=512, num_epochs=2000, average=0.0, user_weight_power=0.0, avoid_positives=False,
+  eval_every=5, patience=12,
+)  # fmt: skip
+_LIGHTUL: dict[str, Recipe] = {
+  "bprmf": Recipe(BPRMFConfig(init_scale=1.0, l2=1e-4, loss="double_sigmoid"), _LIGHTUL_TRAIN),
+  "lightgcn": Recipe(LightGCNConfig(init_scale=1.0, l2=1e-4), _LIGHTUL_TRAIN),
+}
+
+
+def recipe(model: str, name: str = "tuned") -> Recipe:
+  """The recipe of that name for a model.
+
+  Args:
+    model: bprmf, wmf, lightgcn, neumf, popularity.
+    name: "tuned", or "lightul" (bprmf and lightgcn): the recipe of LightUL's released code, except that the number of
+      epochs is found on a validation part of train instead of the test pairs.
+
+  Raises:
+    ValueError: no such model or recipe, or the recipe is not defined for the model.
+  """
+  check_choice("model", model, (*CONFIGS, "popularity"))
+  check_choice("recipe", name, RECIPES)
+  table = _TUNED if name == "tuned" else _LIGHTUL
+  if model not in table:
+    raise ValueError(f"Expected a model that recipe={name!r} is defined for ({', '.join(table)}), got model={model!r}.")
+  return table[model]

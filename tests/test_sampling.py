@@ -1,0 +1,104 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxunlearn import sampling
+from jaxunlearn.data.interactions import Interactions
+
+
+def random_interactions(seed=0, num_users=30, num_items=20, num_pairs=200):
+  rng = np.random.default_rng(seed)
+  return Interactions.from_pairs(
+    rng.integers(0, num_users, num_pairs), rng.integers(0, num_items, num_pairs), num_users=num_users, num_items=num_items
+  )
+
+
+@settings(max_examples=30, deadline=None)
+@given(count=st.integers(1, 1024), seed=st.integers(0, 9))
+def test_epoch_order_is_a_permutation(count, seed):
+  order = np.asarray(sampling.epoch_order(jax.random.key(seed), jnp.int32(count), 1024))
+  assert sorted(order[:count].tolist()) == list(range(count))
+  assert not order[count:].any()
+
+
+def test_epoch_order_does_not_depend_on_the_capacity():
+  small = sampling.epoch_order(jax.random.key(1), jnp.int32(200), 256)
+  large = sampling.epoch_order(jax.random.key(1), jnp.int32(200), 4096)
+  np.testing.assert_array_equal(small[:200], large[:200])
+
+
+def test_epoch_order_mixes_positions():
+  # Over many keys each element is equally likely in each slot: chi-square over a 16 × 16 table, 99.9 % quantile of χ²(225).
+  orders = np.stack([np.asarray(sampling.epoch_order(k, jnp.int32(16), 16)) for k in jax.random.split(jax.random.key(3), 800)])
+  counts = np.stack([np.bincount(orders[:, slot], minlength=16) for slot in range(16)])
+  statistic = np.sum((counts - 50.0) ** 2 / 50.0)
+  assert statistic < 300, statistic
+
+
+@pytest.mark.parametrize("count", [2**20, 2**20 - 1, 2**19 + 1])
+def test_epoch_order_at_powers_of_two(count):
+  order = np.asarray(sampling.epoch_order(jax.random.key(0), jnp.int32(count), 2**20))[:count]
+  assert np.array_equal(np.bincount(order, minlength=count), np.ones(count))
+
+
+def test_negatives_are_never_positives_and_uniform_over_the_rest():
+  data = random_interactions()
+  users = jnp.arange(data.num_users, dtype=jnp.int32)
+  drawn = np.asarray(sampling.sample_negatives(jax.random.key(0), data.padded(), users, 4000))
+  dense = data.to_csr().toarray() > 0
+  for user in range(data.num_users):
+    counts = np.bincount(drawn[user], minlength=data.num_items)
+    assert not counts[dense[user]].any()
+    expected = 4000 / (~dense[user]).sum()
+    assert np.all(np.abs(counts[~dense[user]] - expected) < 6 * np.sqrt(expected))
+
+
+def test_a_user_with_every_item_weighs_nothing():
+  data = Interactions.from_pairs([0, 0, 0, 1], [0, 1, 2, 1], num_users=2, num_items=3)
+  padded = data.padded()
+  order = sampling.epoch_order(jax.random.key(0), padded.count, padded.capacity)
+  batch = sampling.pairwise_batch(jax.random.key(1), padded, order, jnp.int32(0), batch_size=8, num_negatives=2)
+  weight = np.asarray(batch.weight)
+  assert weight.sum() == 1
+  assert np.asarray(batch.user)[weight > 0].tolist() == [1]
+  assert set(np.asarray(batch.negative)[weight > 0].ravel().tolist()) <= {0, 2}
+
+
+def test_an_epoch_of_batches_visits_each_pair_once():
+  data = random_interactions()
+  padded = data.padded()
+  order = sampling.epoch_order(jax.random.key(0), padded.count, padded.capacity)
+  seen = []
+  for step in range(-(-len(data) // 64)):
+    batch = sampling.pairwise_batch(jax.random.key(step), padded, order, jnp.int32(step), batch_size=64, num_negatives=1)
+    real = np.asarray(batch.weight) > 0
+    seen += list(zip(np.asarray(batch.user)[real].tolist(), np.asarray(batch.positive)[real].tolist(), strict=True))
+  assert sorted(seen) == list(zip(data.user.tolist(), data.item.tolist(), strict=True))
+
+
+def test_user_batches_hold_all_pairs_of_all_users_once():
+  data = random_interactions(num_users=37)
+  strata, bound = sampling.user_strata(data, batch_size=8)
+  shuffled = sampling.shuffle_strata(jax.random.key(5), jnp.asarray(strata))
+  seen = []
+  for index in range(shuffled.shape[1]):
+    batch = sampling.users_batch(data.padded(), shuffled[:, index], bound)
+    real = np.asarray(batch.pair_weight) > 0
+    users = np.asarray(batch.user)[np.asarray(batch.row)[real]]
+    assert np.all(np.asarray(batch.weight)[np.asarray(batch.row)[real]] == 1)
+    seen += list(zip(users.tolist(), np.asarray(batch.positive)[real].tolist(), strict=True))
+  assert sorted(seen) == list(zip(data.user.tolist(), data.item.tolist(), strict=True))
+
+
+def test_the_bound_of_user_batches_is_near_their_mean():
+  rng = np.random.default_rng(0)
+  degree = np.minimum(1 + rng.zipf(1.6, 400), 300)
+  user = np.repeat(np.arange(400), degree)
+  item = np.concatenate([rng.choice(300, d, replace=False) for d in degree])
+  data = Interactions.from_pairs(user, item, num_users=400, num_items=300)
+  strata, bound = sampling.user_strata(data, batch_size=32)
+  mean = len(data) / strata.shape[1]
+  assert bound <= (mean + degree.max()) * 1.25 + 64
