@@ -98,7 +98,9 @@ def init_variables(key: jax.Array, problem: Problem, static: Static) -> dict[str
     variables["params"] = problem.params
   if static.phantoms:
     variables["phantom"] = 0.1 * jax.random.normal(phantom_key, (problem.phantom_pairs.num_users, dim))
-    variables["delta"] = jnp.zeros_like(problem.base.item)
+    if static.objective == "paper":
+      # "Related" items update although the base is frozen: the only reading under which both sentences hold.
+      variables["delta"] = jnp.zeros_like(problem.base.item)
   return variables
 
 
@@ -114,7 +116,7 @@ def _whitened(static: Static, variables: dict[str, Any], problem: Problem, base:
     x = base.item[rows]
     affected = problem.item_affected[rows][..., None]
     y = net.apply({"params": variables["omega"]["item"]}, x)
-    if "delta" in variables and static.objective != "released":
+    if "delta" in variables:
       y = y + variables["delta"][rows]
     return jnp.where(affected, y, x)
 

@@ -1,0 +1,79 @@
+"""What makes two runs the same run: a folder is resumed by its own settings, and by no others."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from experiments._results import plain
+
+FILE_NAME = "identity.json"
+_IGNORED = ("config.train.checkpoint_every",)  # how often a run is saved does not change what it finds
+
+
+def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any], *, prefix: str = "") -> list[str]:
+  """"NAME is X there and Y here" for every entry that `wanted` has and `stored` has otherwise or not at all."""
+  found: list[str] = []
+  for name, value in wanted.items():
+    path = f"{prefix}{name}"
+    there = stored.get(name)
+    if path in _IGNORED or there == value:
+      continue
+    if isinstance(value, Mapping) and isinstance(there, Mapping):
+      found += differences(there, value, prefix=f"{path}.")
+    else:
+      found.append(f"{path} is {_short(there)} there and {_short(value)} here")
+  return found
+
+
+def _short(value: Any) -> str:
+  text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+  return text if len(text) <= 40 else text[:12] + "…"  # the rest of a digest tells a reader nothing
+
+
+def check(where: str | os.PathLike[str], stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+  """Raises ValueError where what lies in the folder `where` was made with other settings."""
+  found = differences(stored, plain(wanted))
+  if found:
+    more = f"; and {len(found) - 5} more" if len(found) > 5 else ""
+    raise ValueError(
+      f"{where} holds results of another run: {'; '.join(found[:5])}{more}. "
+      "Pass --overwrite to start anew there, or another --out."
+    )
+
+
+def claim(folder: Path, identity: Mapping[str, Any]) -> None:
+  """Marks a folder as that of one run, before its first checkpoint is written there.
+
+  Raises:
+    ValueError: it is that of another run; the message says what differs.
+  """
+  path = folder / FILE_NAME
+  if path.exists():
+    check(folder, json.loads(path.read_text(encoding="utf-8")), identity)
+    return
+  folder.mkdir(parents=True, exist_ok=True)
+  write_json(path, plain(identity))
+
+
+def write_json(path: Path, value: Any) -> None:
+  """Writes a JSON file, whole or not at all."""
+  temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+  try:
+    temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+  finally:
+    temporary.unlink(missing_ok=True)
+
+
+def remove(*paths: Path) -> None:
+  """Removes files and folders, those that are there."""
+  for path in paths:
+    if path.is_dir() and not path.is_symlink():
+      shutil.rmtree(path)
+    else:
+      path.unlink(missing_ok=True)
