@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
@@ -26,12 +27,15 @@ from jaxunlearn.models import CONFIGS
 from jaxunlearn.recipes import Recipe
 from jaxunlearn.train import FitResult, TrainConfig, fit, fit_with_selection
 
+flags.disclaim_key_flags()  # flags belong to the script that calls for them, so that its --help lists them
+
 KS = (10, 20, 50)
 
 
 def use_compilation_cache() -> None:
   """Keeps compiled programs between runs, in $JAXUNLEARN_CACHE or ~/.cache/jaxunlearn, beside the datasets."""
   jax.config.update("jax_compilation_cache_dir", str(datasets.cache_dir() / "xla"))
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)  # not 1: a script has many small programs
 
 
 def data_flags(dataset: str) -> None:
@@ -39,6 +43,22 @@ def data_flags(dataset: str) -> None:
   flags.DEFINE_string("dataset", dataset, f"one of {', '.join(datasets.NAMES)}")
   flags.DEFINE_string("data_dir", None, "folder of dataset folders; default: $JAXUNLEARN_DATA, then the download cache")
   flags.DEFINE_boolean("download", True, "fetch a dataset that is not found from its publisher")
+
+
+def forget_flags() -> None:
+  """--forget, --by, --ratio and --selection."""
+  flags.DEFINE_string("forget", None, "file of pairs to forget, `user item item …` a line, as in train.txt")
+  flags.DEFINE_enum("by", "interaction", ["interaction", "user", "item"], "what is drawn when there is no --forget")
+  flags.DEFINE_float("ratio", 0.01, "share that is drawn when there is no --forget, in (0, 1)")
+  flags.DEFINE_enum("selection", "random", ["random", "core", "edge"], "how it is drawn")
+
+
+def forget_from_flags(data: Interactions, *, seed: int) -> Interactions:
+  """The forget set that the flags name; every pair of it is checked to be in `data`."""
+  values = flags.FLAGS
+  found = read_forget(values.forget, data, by=values.by, ratio=values.ratio, selection=values.selection, seed=seed)
+  data.without(found)
+  return found
 
 
 def load_dataset() -> Dataset:
@@ -49,7 +69,8 @@ def load_dataset() -> Dataset:
 def present(prefix: str) -> dict[str, Any]:
   """{field: value} of the flags --prefix.field that the command line sets: they override a recipe or a preset."""
   start = f"{prefix}."
-  return {name[len(start) :]: flags.FLAGS[name].value for name in flags.FLAGS if name.startswith(start) and flags.FLAGS[name].present}
+  given = [name for name in flags.FLAGS if name.startswith(start) and flags.FLAGS[name].present]
+  return {name[len(start) :]: flags.FLAGS[name].value for name in given}
 
 
 def define_model_flags() -> None:
@@ -68,7 +89,7 @@ def override(recipe: Recipe, model: str) -> Recipe:
 
 
 class Timed(NamedTuple):
-  """A result, its wall seconds after compilation, and the seconds that compilation took."""
+  """A result, its wall seconds after compilation (NaN for a resumed run), and the seconds that compilation took."""
 
   value: Any
   seconds: float
@@ -82,11 +103,13 @@ def timed_fit(
   start = time.perf_counter()
   fit(key, model, data, dataclasses.replace(config, num_epochs=1), progress=False)
   first = time.perf_counter() - start
+  resumed = folder is not None and bool(checkpoint.steps(folder))
   start = time.perf_counter()
   result = fit(key, model, data, config, checkpoint_dir=folder, progress=progress)
   jax.block_until_ready(result.params)
   seconds = time.perf_counter() - start
-  return Timed(result, seconds, max(0.0, first - seconds / max(1, config.num_epochs)))
+  compile_seconds = max(0.0, first - seconds / max(1, config.num_epochs))
+  return Timed(result, math.nan, math.nan) if resumed else Timed(result, seconds, compile_seconds)
 
 
 def select_epochs(
@@ -96,11 +119,14 @@ def select_epochs(
   return fit_with_selection(key, model, data, config, refit=False, checkpoint_dir=folder, progress=progress)
 
 
-def read_forget(path: str | None, data: Interactions, *, by: str, ratio: float, selection: str, seed: int) -> Interactions:
+def read_forget(
+  path: str | None, data: Interactions, *, by: str, ratio: float, selection: str, seed: int
+) -> Interactions:
   """The forget set: a file of pairs (`user item item …`, positions), or drawn."""
   if path:
     return read_pairs(path, num_users=data.num_users, num_items=data.num_items)
-  return forget.sample_forget(np.random.default_rng(seed), data, by=by, ratio=ratio, selection=selection)
+  rng = np.random.default_rng(seed)
+  return forget.sample_forget(rng, data, by=cast(Any, by), ratio=ratio, selection=cast(Any, selection))
 
 
 class Measure:

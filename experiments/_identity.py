@@ -15,16 +15,22 @@ FILE_NAME = "identity.json"
 _IGNORED = ("config.train.checkpoint_every",)  # how often a run is saved does not change what it finds
 
 
-def differences(stored: Mapping[str, Any], wanted: Mapping[str, Any], *, prefix: str = "") -> list[str]:
-  """"NAME is X there and Y here" for every entry that `wanted` has and `stored` has otherwise or not at all."""
+def differences(
+  stored: Mapping[str, Any], wanted: Mapping[str, Any], defaults: Mapping[str, Any] | None = None, *, prefix: str = ""
+) -> list[str]:
+  """The texts "NAME is X there and Y here", for each entry of `wanted` that `stored` has otherwise or not at all.
+
+  What `stored` has not is taken from `defaults`: a setting that is newer than the run was not there to be changed.
+  """
   found: list[str] = []
+  defaults = defaults or {}
   for name, value in wanted.items():
     path = f"{prefix}{name}"
-    there = stored.get(name)
+    there = stored.get(name, defaults.get(name))
     if path in _IGNORED or there == value:
       continue
     if isinstance(value, Mapping) and isinstance(there, Mapping):
-      found += differences(there, value, prefix=f"{path}.")
+      found += differences(there, value, defaults.get(name), prefix=f"{path}.")
     else:
       found.append(f"{path} is {_short(there)} there and {_short(value)} here")
   return found
@@ -35,9 +41,14 @@ def _short(value: Any) -> str:
   return text if len(text) <= 40 else text[:12] + "…"  # the rest of a digest tells a reader nothing
 
 
-def check(where: str | os.PathLike[str], stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-  """Raises ValueError where what lies in the folder `where` was made with other settings."""
-  found = differences(stored, plain(wanted))
+def check(
+  where: str | os.PathLike[str],
+  stored: Mapping[str, Any],
+  wanted: Mapping[str, Any],
+  defaults: Mapping[str, Any] | None = None,
+) -> None:
+  """Raises ValueError where what lies in the folder `where` was made with other settings than `wanted`."""
+  found = differences(stored, plain(wanted), plain(defaults or {}))
   if found:
     more = f"; and {len(found) - 5} more" if len(found) > 5 else ""
     raise ValueError(
@@ -46,7 +57,7 @@ def check(where: str | os.PathLike[str], stored: Mapping[str, Any], wanted: Mapp
     )
 
 
-def claim(folder: Path, identity: Mapping[str, Any]) -> None:
+def claim(folder: Path, identity: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> None:
   """Marks a folder as that of one run, before its first checkpoint is written there.
 
   Raises:
@@ -54,7 +65,7 @@ def claim(folder: Path, identity: Mapping[str, Any]) -> None:
   """
   path = folder / FILE_NAME
   if path.exists():
-    check(folder, json.loads(path.read_text(encoding="utf-8")), identity)
+    check(folder, json.loads(path.read_text(encoding="utf-8")), identity, defaults)
     return
   folder.mkdir(parents=True, exist_ok=True)
   write_json(path, plain(identity))

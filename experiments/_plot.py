@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from experiments._names import display
 from experiments._report import Row, label, retrain_auc
 
 _MARKERS = "osD^vP*X<>hp"
@@ -32,9 +33,9 @@ def _panel(axes: Axes, rows: Sequence[Row], utility: str, order: Sequence[str]) 
     at = order.index(row.method)
     axes.errorbar(
       x, y, xerr=_finite(x_sd), yerr=_finite(y_sd), fmt=_MARKERS[at % len(_MARKERS)], markersize=7, capsize=3,
-      color=_COLOURS[at % len(_COLOURS)], label=row.method, zorder=3,
+      color=_COLOURS[at % len(_COLOURS)], label=display(row.method), zorder=3,
     )  # fmt: skip
-    axes.annotate(row.method, (x, y), textcoords="offset points", xytext=(7, 6), fontsize=8, zorder=4)
+    axes.annotate(display(row.method), (x, y), textcoords="offset points", xytext=(7, 6), fontsize=8, zorder=4)
   axes.margins(0.18)
   axes.grid(alpha=0.25)
   axes.set_xlabel("completeness AUC (nearer to Retrain's is better)")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import sys
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from experiments._names import display, rank
 from experiments._results import mean_sd
 
 DEFAULT_COLUMNS = (
@@ -21,7 +23,9 @@ DEFAULT_COLUMNS = (
   "efficiency.retrain_ratio",
 )
 _LABELS = {"auc": "AUC", "auc_distance": "|AUC − Retrain|", "unlearn_seconds": "unlearn s", "fit_seconds": "fit s",
-           "compile_seconds": "compile s", "retrain_ratio": "× Retrain", "peak_memory_mb": "peak MiB"}  # fmt: skip
+           "compile_seconds": "compile s", "retrain_ratio": "× faster", "peak_memory_mb": "peak MiB"}  # fmt: skip
+
+_LARGEST = ("efficiency.compile_seconds", "efficiency.peak_memory_mb")  # a mean says little: only one seed compiles
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +36,7 @@ class Row:
   model: str
   dataset: str
   values: Mapping[str, list[float]]
+  seeds: tuple[int, ...] = ()
 
   def mean_sd(self, metric: str) -> tuple[float, float]:
     """Mean and standard deviation over seeds; NaN for what is not known."""
@@ -49,10 +54,12 @@ def _numbers(value: Any) -> list[float]:
 
 
 def collect(results: Sequence[Mapping[str, Any]]) -> list[Row]:
-  """A row for each (dataset, model, method) in order of appearance; results that differ in their seeds are pooled.
+  """A row for each (dataset, model, method); results that differ in their seeds are pooled.
 
-  "completeness.auc_distance" = |AUC − Retrain's AUC| is added: seed by seed where "auc_retrain" has as many values as
-  "auc", else against the mean AUC of "retrain" on the same dataset and model; "retrain" itself has none.
+  Datasets and models are in order of appearance, methods as in `_names`. Added are
+  "completeness.auc_distance" = |AUC − Retrain's AUC|: seed by seed where "auc_retrain" has as many values as "auc" or
+  "retrain" has all of these seeds, else against the mean AUC of "retrain" on the same dataset and model; "retrain"
+  itself has none. And "efficiency.seconds": of the request, or of the fit where there was none.
 
   Raises:
     ValueError: two results for one row share a seed, or a seed has two different data or forget sets.
@@ -70,7 +77,10 @@ def collect(results: Sequence[Mapping[str, Any]]) -> list[Row]:
       for part in ("utility", "completeness", "efficiency"):
         for name, value in member[part].items():
           values.setdefault(f"{part}.{name}", []).extend(_numbers(value))
-    rows.append(Row(method, model, dataset, values))
+    spent = values.get("efficiency.unlearn_seconds") or values.get("efficiency.fit_seconds")
+    if spent:
+      values["efficiency.seconds"] = spent
+    rows.append(Row(method, model, dataset, values, tuple(seeds)))
   hashes: dict[tuple[Any, ...], Any] = {}
   for result in results:
     dataset, model = result["dataset"], result["model"]
@@ -78,6 +88,8 @@ def collect(results: Sequence[Mapping[str, Any]]) -> list[Row]:
       for seed in result["seeds"]:
         if hashes.setdefault((dataset, model, seed, name), result.get(name)) != result.get(name):
           raise ValueError(f"Results on {model}, {dataset}, seed {seed} differ in {name}: they cannot share a table.")
+  places = list(dict.fromkeys((row.dataset, row.model) for row in rows))
+  rows.sort(key=lambda row: (places.index((row.dataset, row.model)), rank(row.method)))
   return [_with_distance(row, rows) for row in rows]
 
 
@@ -94,6 +106,14 @@ def _with_distance(row: Row, rows: Sequence[Row]) -> Row:
   mean = retrain_auc(rows, row.dataset, row.model)
   if not auc or mean is None or row.method == "retrain" or "completeness.auc_distance" in row.values:
     return row
+  of_seed = {
+    seed: value
+    for other in rows
+    if (other.dataset, other.model, other.method) == (row.dataset, row.model, "retrain")
+    for seed, value in zip(other.seeds, other.values.get("completeness.auc", []), strict=False)
+  }
+  if len(paired) != len(auc) and len(row.seeds) == len(auc) and of_seed.keys() >= set(row.seeds):
+    paired = [of_seed[seed] for seed in row.seeds]
   against = paired if len(paired) == len(auc) else [mean] * len(auc)
   distance = [abs(a - b) for a, b in zip(auc, against, strict=True)]
   return dataclasses.replace(row, values={**row.values, "completeness.auc_distance": distance})
@@ -111,19 +131,26 @@ def _cell(row: Row, metric: str) -> str:
   mean, sd = row.mean_sd(metric)
   if not math.isfinite(mean):
     return "–"
-  digits = 4 if metric.startswith(("utility", "completeness")) else 1 if abs(mean) >= 100 else 3
+  if metric in _LARGEST:
+    mean, sd = max(row.values[metric]), math.nan
+  digits = (
+    4 if metric.startswith(("utility", "completeness")) else 1 if abs(mean) >= 100 else 2 if abs(mean) >= 1 else 3
+  )
   return f"{mean:.{digits}f}" + (f" ± {sd:.{digits}f}" if math.isfinite(sd) else "")
 
 
 def cells(rows: Sequence[Row], columns: Sequence[str] = DEFAULT_COLUMNS) -> tuple[list[str], list[list[str]]]:
-  """Headings and text cells; dataset and model columns only where they differ, columns without a value left out."""
+  """Headings and text cells: mean ± standard deviation over seeds, of compile seconds and peak memory the largest.
+
+  Dataset and model are columns only where they differ; columns without a value are left out.
+  """
   shown = [column for column in columns if any(row.values.get(column) for row in rows)]
   fields = [name for name in ("dataset", "model") if len({getattr(row, name) for row in rows}) > 1]
   heads = [*fields, "method", *map(label, shown), "seeds"]
   body = []
   for row in rows:
     count = max((len(row.values.get(column, [])) for column in shown), default=0)
-    named = [getattr(row, name) for name in (*fields, "method")]
+    named = [*(getattr(row, name) for name in fields), display(row.method)]
     body.append([*named, *(_cell(row, column) for column in shown), str(count)])
   return heads, body
 
@@ -174,6 +201,17 @@ def show(
   text = text_table(heads, body, box=can_draw)
   encoding = getattr(stream, "encoding", None) or "utf-8"
   print(text.encode(encoding, "replace").decode(encoding), file=stream)
+
+
+def write(
+  results: Sequence[Mapping[str, Any]], out: Path, columns: Sequence[str] = DEFAULT_COLUMNS, *, title: str = ""
+) -> list[Path]:
+  """Writes `out`/table.md and, where matplotlib is installed, plot.png and plot.svg; returns their paths."""
+  path = out / "table.md"
+  temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+  temporary.write_text(markdown_table(*cells(collect(results), columns)) + "\n", encoding="utf-8")
+  os.replace(temporary, path)
+  return [path, *plot(results, out / "plot", title=title)]
 
 
 def plot(

@@ -23,6 +23,8 @@ from typing import Any
 import jax
 import numpy as np
 
+import jaxunlearn
+
 SCHEMA = 1
 FILE_NAME = "result.json"
 REQUIRED = ("method", "model", "dataset", "seeds", "utility", "completeness", "efficiency")
@@ -112,12 +114,12 @@ def peak_memory_mb() -> float:
 def versions() -> dict[str, str]:
   """Versions of Python and of the libraries that numbers depend on."""
   found = {"python": platform.python_version()}
-  for name in ("jax", "jaxlib", "flax", "optax", "numpy", "scipy", "jaxunlearn"):
+  for name in ("jax", "jaxlib", "flax", "optax", "numpy", "scipy"):
     try:
       found[name] = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
       found[name] = "not installed"
-  return found
+  return {**found, "jaxunlearn": jaxunlearn.__version__}  # the code that runs, which need not be what pip installed
 
 
 def _cpu_model() -> str:

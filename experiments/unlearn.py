@@ -3,21 +3,23 @@
     python -m experiments.fit --dataset=ml-1m --model=bprmf --out=runs/a
     python -m experiments.unlearn --run=runs/a --method=lightul --forget=../shared/data/ml-1m/forget/intr_0.01.txt --out=runs/b
 
-Without --forget a forget set is drawn (--by, --ratio, --selection). --reference names the folder of a `--method=retrain`
-result of the same run and forget set: its AUC and seconds are what the others are compared with.
+Without --forget a forget set is drawn (--by, --ratio, --selection). --reference names the folder of a
+`--method=retrain` result of the same run and forget set: its AUC and seconds are what the others are compared with.
 Writes out/model (the new state) and out/result.json.
 """  # noqa: E501 (a command to copy stays on one line)
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import jax
 from absl import flags
 
-from experiments import _common, _flags, _report, _results
+from experiments import _common, _flags, _identity, _report, _results
 from experiments._methods import METHODS, run_request
+from jaxunlearn import checkpoint
 from jaxunlearn.data import datasets
 from jaxunlearn.models import CONFIGS, build
 from jaxunlearn.train import TrainConfig
@@ -27,15 +29,14 @@ from jaxunlearn.unlearn.retrain import ModelState
 FLAGS = flags.FLAGS
 flags.DEFINE_string("run", None, "folder that experiments.fit wrote", required=True)
 flags.DEFINE_enum("method", "lightul", list(METHODS), "how to forget")
-flags.DEFINE_string("forget", None, "file of pairs to forget, `user item item …` a line, positions as in the data set")
-flags.DEFINE_enum("by", "interaction", ["interaction", "user", "item"], "what is drawn when there is no --forget")
-flags.DEFINE_float("ratio", 0.01, "share of the pairs that is drawn when there is no --forget, in (0, 1)")
-flags.DEFINE_enum("selection", "random", ["random", "core", "edge"], "how it is drawn")
+_common.forget_flags()
 flags.DEFINE_string("reference", None, "folder of a retrain result to compare with")
 flags.DEFINE_string("data_dir", None, "folder of dataset folders, if it has moved since the fit")
 flags.DEFINE_string("out", "runs/unlearn", "folder for the state and result.json")
 flags.DEFINE_integer("seed", 0, "of the request and of a drawn forget set")
-flags.DEFINE_enum("objective", "preserve", list(OBJECTIVES), "LightUL's objective; --lightul.* change single values of it")
+flags.DEFINE_enum(
+  "objective", "preserve", list(OBJECTIVES), "LightUL's objective; --lightul.* change single values of it"
+)
 flags.DEFINE_boolean("quiet", False, "no progress bar, no table")
 _flags.define("lightul", LightULConfig())
 
@@ -46,20 +47,42 @@ def _model_config(name: str, stored: dict[str, Any] | None) -> Any:
   return CONFIGS[name](**{field: tuple(value) if isinstance(value, list) else value for field, value in stored.items()})
 
 
+def _reference(path: str, identity: dict[str, Any]) -> dict[str, Any]:
+  result = _results.load_results(path)[0]
+  found = _identity.differences(result, _results.plain({"method": "retrain", **identity}))
+  if found:
+    raise ValueError(f"Expected in --reference={path} Retrain on the same run and forget set, but {'; '.join(found)}.")
+  return result
+
+
 def main(argv: list[str]) -> None:
   """Restores, forgets, measures, writes."""
   del argv
+  if Path(FLAGS.out).resolve() == Path(FLAGS.run).resolve():
+    raise ValueError(
+      f"Expected --out={FLAGS.out} to be another folder than --run: the trained model stays where it is."
+    )
   out = _results.prepare_out(FLAGS.out)
   _common.use_compilation_cache()
-  params, run = _common.restore_run(FLAGS.run, lambda meta: None)
+  run = checkpoint.read_metadata(Path(FLAGS.run) / "model")
+  if "train_config" not in run or "served_vectors" in run:
+    raise ValueError(f"Expected --run={FLAGS.run} to be a folder that experiments.fit wrote.")
   dataset = datasets.load(run["dataset"], data_dir=FLAGS.data_dir or run["data_dir"])
   if dataset.train.digest() != run["data_hash"]:
-    raise ValueError(f"Expected the training data of {FLAGS.run}, got other pairs for {run['dataset']}; set --data_dir.")
+    raise ValueError(f"Expected the pairs that {FLAGS.run} was trained on, got others: set --data_dir to their folder.")
   model = build(run["model"], _model_config(run["model"], run["model_config"]))
   config = TrainConfig(**run["train_config"])
-  forget = _common.read_forget(
-    FLAGS.forget, dataset.train, by=FLAGS.by, ratio=FLAGS.ratio, selection=FLAGS.selection, seed=FLAGS.seed
-  )
+  like = jax.eval_shape(lambda key: model.init(key, dataset.num_users, dataset.num_items), jax.random.key(0))
+  params, _ = _common.restore_run(FLAGS.run, lambda meta: like)
+  forget = _common.forget_from_flags(dataset.train, seed=FLAGS.seed)
+  identity = {
+    "config": {"recipe": run["recipe"], "model": run["model_config"], "train": config},
+    "model": run["model"],
+    "seeds": [run["seed"]],
+    "data_hash": run["data_hash"],
+    "forget_hash": forget.digest(),
+  }
+  reference = _reference(FLAGS.reference, identity) if FLAGS.reference else None
   measure = _common.Measure(dataset, forget)
   lightul = LightULConfig.preset(FLAGS.objective, run["model"], **_common.present("lightul"))
   seed = run["seed"] if FLAGS.method == "retrain" else FLAGS.seed
@@ -75,20 +98,13 @@ def main(argv: list[str]) -> None:
     progress=False if FLAGS.quiet else None,
   )
   completeness, efficiency = dict(outcome.completeness), {"unlearn_seconds": outcome.seconds}
-  if FLAGS.reference:
-    reference = _results.load_results(FLAGS.reference)[0]
-    if reference["forget_hash"] != forget.digest() or reference["data_hash"] != run["data_hash"]:
-      raise ValueError(f"Expected --reference={FLAGS.reference} to be of the same data and forget set; run retrain for it.")
+  if reference is not None:
     completeness["auc_retrain"] = reference["completeness"]["auc"]
     efficiency["retrain_ratio"] = reference["efficiency"]["unlearn_seconds"] / outcome.seconds
   result = _results.make_result(
     method=FLAGS.method,
-    model=run["model"],
     dataset=dataset.name,
-    seeds=[run["seed"]],
-    config={"recipe": run["recipe"], "train": config, "lightul": lightul if FLAGS.method != "retrain" else None},
-    data_hash=run["data_hash"],
-    forget_hash=forget.digest(),
+    **{**identity, "config": {**identity["config"], "lightul": lightul if FLAGS.method != "retrain" else None}},
     utility=outcome.utility,
     completeness=completeness,
     efficiency={

@@ -53,8 +53,9 @@ class Model(NamedTuple):
     name: short name for messages and results.
     batches: which batches `loss` takes: "pairwise", "users" (WMF), or "none" (nothing to train).
     inner_product: whether `score` is the plain inner product of the two vectors.
-    row_tables: True when `loss` reads params["user"] only at batch.user and params["item"] only at
-      batch.positive and batch.negative, so that gradients have few rows and a row-sparse optimizer applies.
+    row_loss: (rest, user rows [B, d], positive rows [B, d], negative rows [B, num_negatives, d], weight [B]) -> scalar:
+      the same loss from rows that are gathered already, `rest` being the parameters without the two tables; None when
+      `loss` reads more than the batch's rows. A row-sparse optimizer needs it.
   """
 
   init: Callable[[jax.Array, int, int], Params]
@@ -65,7 +66,7 @@ class Model(NamedTuple):
   name: str = "model"
   batches: str = "pairwise"
   inner_product: bool = True
-  row_tables: bool = False
+  row_loss: Callable[[Params, jax.Array, jax.Array, jax.Array, jax.Array], jax.Array] | None = None
 
 
 class Scorer(struct.PyTreeNode):

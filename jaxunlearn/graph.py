@@ -131,7 +131,9 @@ def stack_graphs(graphs: Sequence[Graph]) -> Graph:
 
 def _bcsr_product(graph: Graph, x: jax.Array) -> jax.Array:
   view = jsparse.BCSR(
-    (graph.adjacency.data, graph.adjacency.indices[:, 1], graph.indptr), shape=graph.adjacency.shape, indices_sorted=True
+    (graph.adjacency.data, graph.adjacency.indices[:, 1], graph.indptr),
+    shape=graph.adjacency.shape,
+    indices_sorted=True,
   )
   return view @ x
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxunlearn._validate import check_positive
 
+Carry = tuple[jax.Array, jax.Array, jax.Array, jax.Array]  # centres, assignment, iteration, whether one changed
 _CHUNK = 4096  # points whose distances to all centres are held at once
 
 
@@ -22,6 +23,7 @@ class Clusters(NamedTuple):
   inertia: jax.Array
 
 
+@jax.jit
 def assign(points: jax.Array, centers: jax.Array, allowed: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
   """Nearest centre of each point, ties to the lowest number, and its squared distance (≥ 0).
 
@@ -51,7 +53,9 @@ def assign(points: jax.Array, centers: jax.Array, allowed: jax.Array | None = No
 
 
 @functools.partial(jax.jit, static_argnames=("num_clusters", "num_iterations"))
-def kmeans(key: jax.Array, points: jax.Array, present: jax.Array, *, num_clusters: int, num_iterations: int) -> Clusters:
+def kmeans(
+  key: jax.Array, points: jax.Array, present: jax.Array, *, num_clusters: int, num_iterations: int
+) -> Clusters:
   """Lloyd's k-means from `num_clusters` distinct points drawn uniformly.
 
   A cluster that becomes empty takes the point farthest from its centre (the j-th empty cluster the j-th farthest), so
@@ -69,7 +73,7 @@ def kmeans(key: jax.Array, points: jax.Array, present: jax.Array, *, num_cluster
   draw = jax.random.uniform(key, (points.shape[0],)) + jnp.where(present, 0.0, 2.0)
   centers = points[jnp.argsort(draw)[:num_clusters]]
 
-  def iterate(carry: tuple[jax.Array, jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, ...]:
+  def iterate(carry: Carry) -> Carry:
     centers, old, index, _ = carry
     assignment, distance = assign(points, centers)
     total = jax.ops.segment_sum(points * weight[:, None], assignment, num_clusters)
@@ -80,7 +84,7 @@ def kmeans(key: jax.Array, points: jax.Array, present: jax.Array, *, num_cluster
     centers = jnp.where(empty[:, None], reseed, total / jnp.maximum(count, 1.0)[:, None])
     return centers, assignment, index + 1, jnp.any(assignment != old)
 
-  def unfinished(carry: tuple[jax.Array, ...]) -> jax.Array:
+  def unfinished(carry: Carry) -> jax.Array:
     return (carry[2] < num_iterations) & carry[3]
 
   start = (centers, jnp.full(points.shape[0], -1, jnp.int32), jnp.asarray(0), jnp.asarray(True))

@@ -41,14 +41,21 @@ def bce(logits: jax.Array, labels: jax.Array, weight: jax.Array) -> jax.Array:
   return weighted_mean(jax.nn.softplus(logits) - labels * logits, weight)
 
 
+def row_sum(values: jax.Array) -> jax.Array:
+  """Sum over the last axis, as a product with ones.
+
+  XLA's CPU backend keeps the order of a sum and so adds one number at a time; its matrix-vector product is vectorised
+  and takes a quarter of the time on 64 columns. The last bits differ from `jnp.sum`.
+  """
+  return jnp.matmul(values, jnp.ones(values.shape[-1], values.dtype), precision="highest")
+
+
 def half_square(vectors: jax.Array) -> jax.Array:
   """½‖v‖² over the last axis: [..., d] -> [...]. The L2 term of one row."""
   return 0.5 * jnp.sum(jnp.square(vectors), axis=-1)
 
 
-def l2_of_rows(
-  user: jax.Array, positive: jax.Array, negative: jax.Array, weight: jax.Array
-) -> jax.Array:
+def l2_of_rows(user: jax.Array, positive: jax.Array, negative: jax.Array, weight: jax.Array) -> jax.Array:
   """Mean over examples of ½(‖u‖² + ‖i⁺‖² + mean ‖i⁻‖²): L2 on the *sampled rows*, per example, not per parameter.
 
   A row's share of it therefore grows with the number of examples it is part of: the Hessian, and with it every

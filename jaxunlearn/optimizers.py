@@ -96,7 +96,7 @@ class RowAdamState(NamedTuple):
 
   mean: jax.Array
   square: jax.Array
-  count: jax.Array
+  age: jax.Array
   owner: jax.Array
 
 
@@ -114,7 +114,7 @@ def row_adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> RowOptimi
     read = jnp.minimum(rows, table.shape[0] - 1)
     mean = b1 * state.mean[read] + (1 - b1) * grads
     square = b2 * state.square[read] + (1 - b2) * jnp.square(grads)
-    count = state.count[read] + 1
+    count = state.age[read] + 1
     age = count.astype(jnp.float32)[:, None]
     corrected = mean / (1 - b1**age)
     step = learning_rate * corrected / (jnp.sqrt(square / (1 - b2**age)) + eps)
@@ -123,7 +123,7 @@ def row_adam(b1: float = 0.9, b2: float = 0.999, eps: float = 1e-8) -> RowOptimi
       RowAdamState(
         state.mean.at[rows].set(mean, mode="drop"),
         state.square.at[rows].set(square, mode="drop"),
-        state.count.at[rows].set(count, mode="drop"),
+        state.age.at[rows].set(count, mode="drop"),
         owner,
       ),
     )

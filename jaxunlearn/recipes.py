@@ -29,7 +29,9 @@ class Recipe(NamedTuple):
 
 _TUNED: dict[str, Recipe] = {
   "bprmf": Recipe(BPRMFConfig(), TrainConfig(learning_rate=2e-3, num_epochs=200)),
-  "wmf": Recipe(WMFConfig(unobserved_weight=0.4, l2=0.1), TrainConfig(learning_rate=2e-3, batch_size=256, num_epochs=200)),
+  "wmf": Recipe(
+    WMFConfig(unobserved_weight=0.4, l2=0.1), TrainConfig(learning_rate=2e-3, batch_size=256, num_epochs=200)
+  ),
   "lightgcn": Recipe(LightGCNConfig(l2=1e-3), TrainConfig(learning_rate=2e-2, batch_size=8192, num_epochs=150)),
   "neumf": Recipe(NeuMFConfig(), TrainConfig(learning_rate=1e-3, num_negatives=4, num_epochs=60)),
   "popularity": Recipe(None, TrainConfig()),

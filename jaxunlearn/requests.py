@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -34,7 +34,7 @@ class Request:
   items: Sequence[Any] = ()
   user_vocabulary: Vocabulary | None = None
   item_vocabulary: Vocabulary | None = None
-  missing: str = "raise"
+  missing: Literal["raise", "ignore"] = "raise"
 
   def __post_init__(self) -> None:
     check_choice("missing", self.missing, ("raise", "ignore"))
@@ -86,7 +86,9 @@ def _first_five(things: Sequence[Any]) -> str:
   return ", ".join(map(str, things[:5])) + (f", … ({len(things)} in all)" if len(things) > 5 else "")
 
 
-def _positions(kind: str, ids: list[Any], vocabulary: Vocabulary | None, size: int, missing: str) -> np.ndarray:
+def _positions(
+  kind: str, ids: list[Any], vocabulary: Vocabulary | None, size: int, missing: Literal["raise", "ignore"]
+) -> np.ndarray:
   """int64 positions, −1 for what is unknown and ignored."""
   if not ids:
     return np.zeros(0, np.int64)
@@ -94,7 +96,9 @@ def _positions(kind: str, ids: list[Any], vocabulary: Vocabulary | None, size: i
     return np.asarray(vocabulary.encode(ids, missing=missing), np.int64)
   at = np.asarray(ids)
   if not np.issubdtype(at.dtype, np.integer):
-    raise ValueError(f"Expected integer {kind} positions in the request, got {ids[0]!r}; pass {kind}_vocabulary for raw ids.")
+    raise ValueError(
+      f"Expected integer {kind} positions in the request, got {ids[0]!r}; pass {kind}_vocabulary for raw ids."
+    )
   outside = (at < 0) | (at >= size)
   if missing == "raise" and outside.any():
     raise ValueError(f"Expected {kind} positions in [0, {size}), got {_first_five(at[outside].tolist())}.")

@@ -53,21 +53,21 @@ def epoch_order(key: jax.Array, count: jax.Array, capacity: int) -> jax.Array:
 
 def _nth_absent(data: PaddedInteractions, users: jax.Array, nth: jax.Array) -> jax.Array:
   """The `nth` (from 0) item, in ascending order, that the user has no pair with. Shapes broadcast."""
-  start, end = data.indptr[users], data.indptr[users + 1]
+  start = data.indptr[users]
+  degree = data.indptr[users + 1] - start
   # Positives p_0 < p_1 < …: before p_t lie p_t − t absent items, non-decreasing in t. The answer is nth plus the
-  # number of positives with p_t − t <= nth, found by bisection over the user's row.
-  low, high = jnp.zeros_like(nth), jnp.broadcast_to(end - start, nth.shape)
-  steps = 32 - jax.lax.clz(jnp.max(end - start).astype(jnp.int32))
+  # number of positives with p_t − t <= nth, found bit by bit from the highest: a bisection with one bound.
+  rounds = 32 - jax.lax.clz(jnp.max(degree).astype(jnp.int32))
 
-  def halve(_: int, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-    low, high = bounds
-    middle = (low + high) // 2
-    at = jnp.minimum(start + middle, data.item.shape[0] - 1)
-    before = (low < high) & (data.item[at] - middle <= nth)
-    return jnp.where(before, middle + 1, low), jnp.where(before, high, jnp.where(low < high, middle, high))
+  def halve(round_: jax.Array, found: jax.Array) -> jax.Array:
+    # `found` positives are known to come before the answer; asks for twice as many more as the next round will.
+    stride = jnp.int32(1) << (rounds - 1 - round_)
+    last = found + stride - 1
+    at = jnp.minimum(start + last, data.item.shape[0] - 1)
+    before = (last < degree) & (data.item.at[at].get(mode="promise_in_bounds") - last <= nth)
+    return jnp.where(before, found + stride, found)
 
-  low, _ = jax.lax.fori_loop(0, steps, halve, (low, high))
-  return nth + low
+  return nth + jax.lax.fori_loop(0, rounds, halve, jnp.zeros_like(nth))
 
 
 def sample_negatives(key: jax.Array, data: PaddedInteractions, users: jax.Array, num_negatives: int) -> jax.Array:
@@ -147,9 +147,9 @@ def user_strata(interactions: Interactions, batch_size: int) -> tuple[np.ndarray
   active = np.flatnonzero(degree)
   active = active[np.argsort(-degree[active], kind="stable")]
   num_batches = max(1, -(-active.size // batch_size))
-  strata = np.full(batch_size * num_batches, -1, np.int32)
-  strata[: active.size] = active
-  strata = strata.reshape(batch_size, num_batches)
+  padded = np.full(batch_size * num_batches, -1, np.int32)
+  padded[: active.size] = active
+  strata = padded.reshape(batch_size, num_batches)
   bound = int(degree[strata[:, 0]][strata[:, 0] >= 0].sum())
   grain = max(64, 1 << max(0, bound.bit_length() - 3))
   return strata, -(-max(bound, 1) // grain) * grain

@@ -36,7 +36,7 @@ class TrainConfig:
   learning_rate: float = 1e-3  # step size, > 0
   optimizer: str = "adam"  # adam, adagrad, sgd (optax), or row_adam, row_adagrad, row_sgd (only touched rows)
   num_negatives: int = 1  # negatives drawn a pair, ≥ 1
-  average: float = 0.9  # decay an epoch of the moving average of the parameters, which is what is served; 0: the last ones
+  average: float = 0.9  # decay an epoch of the parameters' moving average, which is what is served; 0: the last ones
   user_weight_power: float = 0.5  # an example weighs (degree of its user)^−power; 0: all alike, 1: all users alike; ≥ 0
   avoid_positives: bool = True  # draw negatives from the user's absent items only
   eval_every: int = 5  # epochs between two validations, ≥ 1
@@ -123,7 +123,7 @@ def _split_tables(params: Params) -> tuple[dict[str, jax.Array], dict[str, Any]]
 def _init_opt_state(model: Model, params: Params, optimizer: str) -> Any:
   if optimizer in optimizers.DENSE:
     return optimizers.DENSE[optimizer]().init(params)
-  if not model.row_tables:
+  if model.row_loss is None:
     raise ValueError(
       f"Expected a dense optimizer for {model.name}, got optimizer={optimizer!r}: every step moves all its rows. "
       f"Use one of {', '.join(optimizers.DENSE)}."
@@ -144,26 +144,22 @@ def _dense_step(
 def _row_step(
   model: Model, optimizer: str, params: Params, opt_state: Any, context: Context, batch: Batch, learning_rate: jax.Array
 ) -> tuple[Params, Any, jax.Array]:
-  """Differentiates with respect to the gathered rows only: the same loss over small tables, relabelled 0 … B − 1."""
+  """Differentiates with respect to the gathered rows only, so that no gradient is as large as a table."""
+  del context  # a loss over rows reads nothing else
+  assert model.row_loss is not None
   tables, rest = _split_tables(params)
-  size = batch.user.shape[0]
-  slots = jnp.arange(size, dtype=jnp.int32)
-  rows = {"user": batch.user, "item": jnp.concatenate([batch.positive, batch.negative.reshape(-1)])}
-  relabelled = batch._replace(
-    user=slots,
-    positive=slots,
-    negative=size + jnp.arange(batch.negative.size, dtype=jnp.int32).reshape(batch.negative.shape),
+  user, positive, negative = tables["user"][batch.user], tables["item"][batch.positive], tables["item"][batch.negative]
+  loss, (rest_grads, *vector_grads) = jax.value_and_grad(model.row_loss, argnums=(0, 1, 2, 3))(
+    rest, user, positive, negative, batch.weight
   )
-  local = {name: tables[name][rows[name]] for name in tables}
-
-  def local_loss(local: dict[str, jax.Array], rest: dict[str, Any]) -> jax.Array:
-    return model.loss({**local, **rest}, context, relabelled)
-
-  loss, (row_grads, rest_grads) = jax.value_and_grad(local_loss, argnums=(0, 1))(local, rest)
+  rows = {"user": batch.user, "item": jnp.concatenate([batch.positive, batch.negative.reshape(-1)])}
+  item_grads = jnp.concatenate([vector_grads[1], vector_grads[2].reshape(-1, positive.shape[1])])
+  row_grads = {"user": vector_grads[0], "item": item_grads}
   row, dense = optimizers.ROW[optimizer](), optimizers.DENSE[optimizer.removeprefix("row_")]()
   row_state, rest_state = opt_state
   # A padded example has no gradient, but its row would age under lazy Adam: send it out of range.
-  real = {"user": batch.weight > 0, "item": jnp.concatenate([batch.weight > 0, jnp.repeat(batch.weight > 0, batch.negative.shape[1])])}
+  seen = batch.weight > 0
+  real = {"user": seen, "item": jnp.concatenate([seen, jnp.repeat(seen, batch.negative.shape[1])])}
   new_tables, new_row_state = {}, {}
   for name, table in tables.items():
     kept = jnp.where(real[name], rows[name], table.shape[0])
@@ -296,7 +292,11 @@ def fit(
   best, best_value, best_epoch, stale = _copy(state.average), -np.inf, 0, 0
   history: list[dict[str, float]] = []
 
-  run = checkpoint.RunDirectory(checkpoint_dir, _identity(key, model, interactions, config, validation)) if checkpoint_dir else None
+  run = (
+    checkpoint.RunDirectory(checkpoint_dir, _identity(key, model, interactions, config, validation))
+    if checkpoint_dir
+    else None
+  )
   if run is not None and (found := run.latest({"train": state, "best": best})) is not None:
     saved, meta = found
     state, best = saved["train"], saved["best"]
@@ -403,11 +403,19 @@ def fit_with_selection(
   train, validation = hold_out(np.random.default_rng(seed), interactions, config.validation_fraction)
   part = (lambda name: os.path.join(checkpoint_dir, name)) if checkpoint_dir else (lambda name: None)
   selected = fit(
-    key, model, train, config, validation=validation, checkpoint_dir=part("select"), progress=progress,
+    key,
+    model,
+    train,
+    config,
+    validation=validation,
+    checkpoint_dir=part("select"),
+    progress=progress,
     label=f"select {model.name}",
   )
   if not refit:
     return selected
   final = dataclasses.replace(config, num_epochs=max(1, selected.num_epochs))
-  result = fit(key, model, interactions, final, checkpoint_dir=part("refit"), progress=progress, label=f"refit {model.name}")
+  result = fit(
+    key, model, interactions, final, checkpoint_dir=part("refit"), progress=progress, label=f"refit {model.name}"
+  )
   return result._replace(history=selected.history)

@@ -16,5 +16,8 @@ def random_pairs(seed=0, num_users=40, num_items=30, num_pairs=400):
   """Uniform pairs."""
   rng = np.random.default_rng(seed)
   return Interactions.from_pairs(
-    rng.integers(0, num_users, num_pairs), rng.integers(0, num_items, num_pairs), num_users=num_users, num_items=num_items
+    rng.integers(0, num_users, num_pairs),
+    rng.integers(0, num_items, num_pairs),
+    num_users=num_users,
+    num_items=num_items,
   )

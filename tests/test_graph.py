@@ -10,7 +10,10 @@ from jaxunlearn.data.interactions import Interactions
 def small(seed=0, num_users=12, num_items=9, num_pairs=40):
   rng = np.random.default_rng(seed)
   return Interactions.from_pairs(
-    rng.integers(0, num_users - 1, num_pairs), rng.integers(0, num_items, num_pairs), num_users=num_users, num_items=num_items
+    rng.integers(0, num_users - 1, num_pairs),
+    rng.integers(0, num_items, num_pairs),
+    num_users=num_users,
+    num_items=num_items,
   )
 
 
@@ -114,4 +117,6 @@ def test_scope_equals_breadth_first_search(hops):
   for _ in range(hops):
     near |= set().union(*(neighbours[node] for node in near))
   found = graph.scope(data, forget, hops)
-  assert {("u", int(u)) for u in np.flatnonzero(found.user)} | {("i", int(i)) for i in np.flatnonzero(found.item)} == near
+  assert {("u", int(u)) for u in np.flatnonzero(found.user)} | {
+    ("i", int(i)) for i in np.flatnonzero(found.item)
+  } == near

@@ -22,8 +22,11 @@ def test_assignment_equals_the_naive_double_loop():
 
 
 def test_planted_clusters_are_found():
-  found = min((kmeans(k, blobs(), jnp.ones(60, bool), num_clusters=3, num_iterations=20) for k in jax.random.split(jax.random.key(0), 8)),
-              key=lambda c: float(c.inertia))  # fmt: skip
+  everyone = jnp.ones(60, bool)
+  tries = [
+    kmeans(key, blobs(), everyone, num_clusters=3, num_iterations=20) for key in jax.random.split(jax.random.key(0), 8)
+  ]
+  found = min(tries, key=lambda clusters: float(clusters.inertia))
   labels = np.asarray(found.assignment).reshape(3, 20)
   assert all(len(set(row)) == 1 for row in labels.tolist())
   assert len(set(labels[:, 0].tolist())) == 3
@@ -32,7 +35,10 @@ def test_planted_clusters_are_found():
 def test_iterations_lower_the_inertia_and_no_cluster_stays_empty():
   rng = np.random.default_rng(1)
   points = jnp.asarray(rng.normal(size=(300, 5)), jnp.float32)
-  inertia = [float(kmeans(jax.random.key(0), points, jnp.ones(300, bool), num_clusters=40, num_iterations=n).inertia) for n in (1, 3, 10)]
+  inertia = [
+    float(kmeans(jax.random.key(0), points, jnp.ones(300, bool), num_clusters=40, num_iterations=n).inertia)
+    for n in (1, 3, 10)
+  ]
   assert inertia[0] >= inertia[1] >= inertia[2]
   last = kmeans(jax.random.key(0), points, jnp.ones(300, bool), num_clusters=40, num_iterations=10)
   assert len(np.unique(last.assignment)) == 40

@@ -10,7 +10,9 @@ from jaxunlearn.data.interactions import Interactions
 
 def data(num_users=7, num_items=6):
   rng = np.random.default_rng(0)
-  return Interactions.from_pairs(rng.integers(0, num_users, 25), rng.integers(0, num_items, 25), num_users=num_users, num_items=num_items)
+  return Interactions.from_pairs(
+    rng.integers(0, num_users, 25), rng.integers(0, num_items, 25), num_users=num_users, num_items=num_items
+  )
 
 
 @pytest.mark.parametrize("name", [*models.CONFIGS, "popularity"])
@@ -64,7 +66,9 @@ def test_lightgcn_without_layers_is_bprmf():
   batch = Batch(
     user=jnp.asarray([0, 3]), positive=jnp.asarray([1, 2]), negative=jnp.asarray([[4], [5]]), weight=jnp.ones(2)
   )
-  np.testing.assert_allclose(gcn.loss(params, gcn.context(interactions), batch), mf.loss(params, None, batch), rtol=1e-6)
+  np.testing.assert_allclose(
+    gcn.loss(params, gcn.context(interactions), batch), mf.loss(params, None, batch), rtol=1e-6
+  )
 
 
 def test_neumf_tower_equals_the_mlp_on_the_concatenated_vectors():

@@ -12,7 +12,10 @@ from jaxunlearn.data.interactions import Interactions
 def random_interactions(seed=0, num_users=30, num_items=20, num_pairs=200):
   rng = np.random.default_rng(seed)
   return Interactions.from_pairs(
-    rng.integers(0, num_users, num_pairs), rng.integers(0, num_items, num_pairs), num_users=num_users, num_items=num_items
+    rng.integers(0, num_users, num_pairs),
+    rng.integers(0, num_items, num_pairs),
+    num_users=num_users,
+    num_items=num_items,
   )
 
 
@@ -31,8 +34,10 @@ def test_epoch_order_does_not_depend_on_the_capacity():
 
 
 def test_epoch_order_mixes_positions():
-  # Over many keys each element is equally likely in each slot: chi-square over a 16 × 16 table, 99.9 % quantile of χ²(225).
-  orders = np.stack([np.asarray(sampling.epoch_order(k, jnp.int32(16), 16)) for k in jax.random.split(jax.random.key(3), 800)])
+  # Over many keys each element is equally likely in each slot: chi-square, 16 × 16 table, 99.9 % quantile of χ²(225).
+  orders = np.stack(
+    [np.asarray(sampling.epoch_order(k, jnp.int32(16), 16)) for k in jax.random.split(jax.random.key(3), 800)]
+  )
   counts = np.stack([np.bincount(orders[:, slot], minlength=16) for slot in range(16)])
   statistic = np.sum((counts - 50.0) ** 2 / 50.0)
   assert statistic < 300, statistic
@@ -73,7 +78,9 @@ def test_an_epoch_of_batches_visits_each_pair_once():
   order = sampling.epoch_order(jax.random.key(0), padded.count, padded.capacity)
   seen = []
   for step in range(-(-len(data) // 64)):
-    batch = sampling.pairwise_batch(jax.random.key(step), padded, order, jnp.int32(step), batch_size=64, num_negatives=1)
+    batch = sampling.pairwise_batch(
+      jax.random.key(step), padded, order, jnp.int32(step), batch_size=64, num_negatives=1
+    )
     real = np.asarray(batch.weight) > 0
     seen += list(zip(np.asarray(batch.user)[real].tolist(), np.asarray(batch.positive)[real].tolist(), strict=True))
   assert sorted(seen) == list(zip(data.user.tolist(), data.item.tolist(), strict=True))

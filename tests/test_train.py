@@ -80,13 +80,20 @@ def test_learning_rate_and_average_do_not_retrace():
   data = random_pairs()
   fit(jax.random.key(0), BPRMF, data, CONFIG)
   traced = train_epoch._cache_size()
-  fit(jax.random.key(3), BPRMF, data.select(np.arange(len(data) - 7)), TrainConfig(num_epochs=2, batch_size=64, average=0.5))
+  fit(
+    jax.random.key(3),
+    BPRMF,
+    data.select(np.arange(len(data) - 7)),
+    TrainConfig(num_epochs=2, batch_size=64, average=0.5),
+  )
   assert train_epoch._cache_size() == traced
 
 
 def test_the_average_is_a_running_mean_of_the_epochs():
   data = random_pairs()
-  seen = [fit(jax.random.key(0), BPRMF, data, TrainConfig(num_epochs=n, batch_size=64, average=0.0)).params for n in (1, 2, 3)]
+  seen = [
+    fit(jax.random.key(0), BPRMF, data, TrainConfig(num_epochs=n, batch_size=64, average=0.0)).params for n in (1, 2, 3)
+  ]
   got = fit(jax.random.key(0), BPRMF, data, TrainConfig(num_epochs=3, batch_size=64, average=0.9)).params
   for name in ("user", "item"):
     np.testing.assert_allclose(got[name], np.mean([p[name] for p in seen], axis=0), atol=1e-6)
@@ -114,13 +121,20 @@ def test_refit_trains_on_all_pairs_for_the_selected_epochs():
   config = TrainConfig(num_epochs=6, batch_size=128, learning_rate=0.05, eval_every=2)
   selected = fit_with_selection(jax.random.key(0), BPRMF, data, config, refit=False)
   refitted = fit_with_selection(jax.random.key(0), BPRMF, data, config)
-  plain = fit(jax.random.key(0), BPRMF, data, TrainConfig(num_epochs=selected.num_epochs, batch_size=128, learning_rate=0.05))
+  plain = fit(
+    jax.random.key(0), BPRMF, data, TrainConfig(num_epochs=selected.num_epochs, batch_size=128, learning_rate=0.05)
+  )
   assert equal(refitted.params, plain.params)
 
 
 def test_divergence_names_the_epoch_and_step():
   with pytest.raises(ValueError, match=r"not finite at epoch 1, step \d+ \(learning_rate=1e\+38"):
-    fit(jax.random.key(0), BPRMF, random_pairs(), TrainConfig(num_epochs=2, batch_size=64, learning_rate=1e38, optimizer="sgd"))
+    fit(
+      jax.random.key(0),
+      BPRMF,
+      random_pairs(),
+      TrainConfig(num_epochs=2, batch_size=64, learning_rate=1e38, optimizer="sgd"),
+    )
 
 
 def test_nothing_to_train_on_is_refused():
@@ -129,7 +143,8 @@ def test_nothing_to_train_on_is_refused():
 
 
 @pytest.mark.parametrize(
-  "change", [{"num_epochs": 0}, {"optimizer": "adamm"}, {"average": 1.5}, {"validation_fraction": 0.0}, {"learning_rate": -1}]
+  "change",
+  [{"num_epochs": 0}, {"optimizer": "adamm"}, {"average": 1.5}, {"validation_fraction": 0.0}, {"learning_rate": -1}],
 )
 def test_bad_configurations_are_refused(change):
   with pytest.raises(ValueError, match=next(iter(change))):
@@ -158,19 +173,26 @@ import sys, jax
 from jaxunlearn import models
 from jaxunlearn.train import TrainConfig, fit
 from tests.small import random_pairs
-config = TrainConfig(num_epochs=int(sys.argv[2]), batch_size=64, learning_rate=0.01, checkpoint_every=1, eval_every=2, patience=99)
+config = TrainConfig(
+  num_epochs=int(sys.argv[2]), batch_size=64, learning_rate=0.01, checkpoint_every=1, eval_every=2, patience=99
+)
 model = models.bprmf(models.BPRMFConfig(embedding_dim=8))
 data = random_pairs()
-fit(jax.random.key(0), model, data.select(data.user < 39), config, validation=data.select(data.user == 39), checkpoint_dir=sys.argv[1])
+validation = data.select(data.user == 39)
+fit(jax.random.key(0), model, data.select(data.user < 39), config, validation=validation, checkpoint_dir=sys.argv[1])
 """
 
 
 def test_killed_and_resumed_training_is_bitwise_the_uninterrupted_one(tmp_path):
   data, epochs = random_pairs(), 30
-  config = TrainConfig(num_epochs=epochs, batch_size=64, learning_rate=0.01, checkpoint_every=1, eval_every=2, patience=99)
+  config = TrainConfig(
+    num_epochs=epochs, batch_size=64, learning_rate=0.01, checkpoint_every=1, eval_every=2, patience=99
+  )
   train, validation = data.select(data.user < 39), data.select(data.user == 39)
   whole = fit(jax.random.key(0), BPRMF, train, config, validation=validation)
-  process = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path), str(epochs)], env={**os.environ, "PYTHONPATH": os.getcwd()})
+  process = subprocess.Popen(
+    [sys.executable, "-c", KILLED, str(tmp_path), str(epochs)], env={**os.environ, "PYTHONPATH": os.getcwd()}
+  )
   deadline = time.monotonic() + 120
   while not (tmp_path / "step_00000005").exists() and time.monotonic() < deadline and process.poll() is None:
     time.sleep(0.01)

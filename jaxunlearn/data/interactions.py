@@ -85,7 +85,9 @@ class Interactions:
       raise ValueError(f"Expected user and item of one equal length, got shapes {user.shape} and {item.shape}.")
     for name, array in (("user", user), ("item", item)):
       if array.size and not np.issubdtype(array.dtype, np.integer):
-        raise ValueError(f"Expected integer positions in {name}, got dtype {array.dtype}; map raw ids with a Vocabulary.")
+        raise ValueError(
+          f"Expected integer positions in {name}, got dtype {array.dtype}; map raw ids with a Vocabulary."
+        )
     num_users = int(user.max()) + 1 if num_users is None and user.size else int(num_users or 0)
     num_items = int(item.max()) + 1 if num_items is None and item.size else int(num_items or 0)
     for name, array, size in (("user", user, num_users), ("item", item, num_items)):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -83,19 +84,23 @@ def neumf(config: NeuMFConfig | None = None) -> Model:
     return Embeddings(params["user"], params["item"])
 
   def score(params: Params, user_vectors: jax.Array, item_vectors: jax.Array) -> jax.Array:
-    return tower.apply({"params": params["tower"]}, user_vectors, item_vectors)
+    logits = tower.apply({"params": params["tower"]}, user_vectors, item_vectors)
+    return cast(jax.Array, logits)
+
+  def loss_of_rows(params: Params, user: jax.Array, item: jax.Array, example_weight: jax.Array) -> jax.Array:
+    # item [B, 1 + num_negatives, 2d], the positive first
+    logits = score(params, user[:, None, :], item)
+    labels = jnp.zeros_like(logits).at[:, 0].set(1.0)
+    weight = jnp.broadcast_to(example_weight[:, None], logits.shape)
+    rows = losses.l2_of_rows(user, item[:, 0], item[:, 1:], example_weight)
+    return losses.bce(logits, labels, weight) + config.l2 * rows
 
   def loss(params: Params, context: None, batch: Batch) -> jax.Array:
     del context
-    user = params["user"][batch.user]
     items = jnp.concatenate([batch.positive[:, None], batch.negative], axis=1)
-    item = params["item"][items]
-    logits = score(params, user[:, None, :], item)
-    labels = jnp.zeros_like(logits).at[:, 0].set(1.0)
-    weight = jnp.broadcast_to(batch.weight[:, None], logits.shape)
-    rows = losses.l2_of_rows(user, item[:, 0], item[:, 1:], batch.weight)
-    return losses.bce(logits, labels, weight) + config.l2 * rows
+    return loss_of_rows(params, params["user"][batch.user], params["item"][items], batch.weight)
 
-  return Model(
-    init, context, encode, score, loss, name="neumf", inner_product=False, row_tables=True
-  )
+  def row_loss(rest: Params, user: jax.Array, positive: jax.Array, negative: jax.Array, weight: jax.Array) -> jax.Array:
+    return loss_of_rows(rest, user, jnp.concatenate([positive[:, None, :], negative], axis=1), weight)
+
+  return Model(init, context, encode, score, loss, name="neumf", inner_product=False, row_loss=row_loss)

@@ -60,6 +60,8 @@ def wmf(config: WMFConfig | None = None) -> Model:
 
   def loss(params: Params, context: None, batch: Batch) -> jax.Array:
     del context
+    if batch.row is None or batch.pair_weight is None:
+      raise ValueError("Expected a batch of users (row and pair_weight), got one of pairs; WMF's loss is over users.")
     users = params["user"][batch.user] * batch.weight[:, None]
     user, item = users[batch.row], params["item"][batch.positive]
     squares = losses.non_sampling_squares(

@@ -1,6 +1,5 @@
-"""Unlearning methods, a file each; every one is a factory of a `base.Unlearner`, with a pure function below it."""
+"""Unlearning methods, a module each: a pure function, and a factory of a `base.Unlearner` named like the module."""
 
-from jaxunlearn.unlearn.lightul import LightULConfig, ServedState, lightul
-from jaxunlearn.unlearn.retrain import ModelState, retrain
+from jaxunlearn.unlearn import lightul, retrain
 
-__all__ = ["LightULConfig", "ModelState", "ServedState", "lightul", "retrain"]
+__all__ = ["lightul", "retrain"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -45,6 +45,9 @@ class Problem(struct.PyTreeNode):
     item_affected: bool [num_items], likewise.
     phantom_of: int32 [num_users], cluster of each user.
     phantom_pairs: pairs (phantom, item) of the forgotten pairs moved to the phantoms, merged.
+    units: root mean square of an entry of the user and of the item vectors, float scalars; Ω of "preserve" works in
+      them, so that vectors of another scale are whitened alike. Ones for the published objectives.
+    score_unit: standard deviation of the retained pairs' scores, likewise.
     params: the base parameters; only the released objective moves them.
     context: of the retained pairs.
   """
@@ -58,6 +61,8 @@ class Problem(struct.PyTreeNode):
   item_affected: jax.Array
   phantom_of: jax.Array
   phantom_pairs: PaddedInteractions
+  units: Embeddings
+  score_unit: jax.Array
   params: Params
   context: Context
 
@@ -108,14 +113,17 @@ def _whitened(static: Static, variables: dict[str, Any], problem: Problem, base:
   """Functions rows -> served vectors, for users and for items."""
   net = Whitening(static.hidden, static.residual)
 
+  def apply(side: str, x: jax.Array, unit: jax.Array) -> jax.Array:
+    return unit * cast(jax.Array, net.apply({"params": variables["omega"][side]}, x / unit))
+
   def of_user(rows: jax.Array) -> jax.Array:
     x = base.user[rows]
-    return jnp.where(problem.user_affected[rows][..., None], net.apply({"params": variables["omega"]["user"]}, x), x)
+    return jnp.where(problem.user_affected[rows][..., None], apply("user", x, problem.units.user), x)
 
   def of_item(rows: jax.Array) -> jax.Array:
     x = base.item[rows]
     affected = problem.item_affected[rows][..., None]
-    y = net.apply({"params": variables["omega"]["item"]}, x)
+    y = apply("item", x, problem.units.item)
     if "delta" in variables:
       y = y + variables["delta"][rows]
     return jnp.where(affected, y, x)
@@ -141,7 +149,13 @@ def _retained_item(key: jax.Array, data: PaddedInteractions, users: jax.Array) -
 
 
 def _loss(
-  variables: dict[str, Any], key: jax.Array, rows: jax.Array, valid: jax.Array, problem: Problem, weights: Weights, static: Static
+  variables: dict[str, Any],
+  key: jax.Array,
+  rows: jax.Array,
+  valid: jax.Array,
+  problem: Problem,
+  weights: Weights,
+  static: Static,
 ) -> jax.Array:
   """The objective on one batch of forgotten pairs."""
   negative_key, retained_key, phantom_key, preserve_key = jax.random.split(key, 4)
@@ -167,7 +181,7 @@ def _loss(
     unseen = sample_negatives(negative_key, problem.known, user, 1)[:, 0]
     gap = jnp.square(after - agg(user_vector, of_item(unseen)))
     # −ln σ(s⁰ − s'): the more the score has sunk below the old one, the weaker the pull.
-    lowered = jax.nn.softplus(after - before)
+    lowered = jax.nn.softplus((after - before) / problem.score_unit)
     if static.objective == "paper":
       total = weights.alpha * _reduce(static, lowered, weight)
       total += (1.0 - weights.alpha) * weighted_mean(gap, weight)
@@ -178,7 +192,9 @@ def _loss(
     total += weights.decay * sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(decayed))
 
   if static.phantoms:
-    total += weights.phantom * _phantom_loss(phantom_key, variables, rows, weight, problem, weights, static, base, of_item)
+    total += weights.phantom * _phantom_loss(
+      phantom_key, variables, rows, weight, problem, weights, static, base, of_item
+    )
   return total
 
 
@@ -187,10 +203,14 @@ def _preserve(key: jax.Array, problem: Problem, of_user: Any, of_item: Any, stat
   pair_key, user_key, item_key = jax.random.split(key, 3)
   size = static.num_preserve
   row = jax.random.randint(pair_key, (size,), 0, jnp.maximum(problem.retained.count, 1), jnp.int32)
-  user = jnp.concatenate([problem.retained.user[row], jax.random.randint(user_key, (size,), 0, problem.retained.num_users)])
-  item = jnp.concatenate([problem.retained.item[row], jax.random.randint(item_key, (size,), 0, problem.retained.num_items)])
+  user = jnp.concatenate(
+    [problem.retained.user[row], jax.random.randint(user_key, (size,), 0, problem.retained.num_users)]
+  )
+  item = jnp.concatenate(
+    [problem.retained.item[row], jax.random.randint(item_key, (size,), 0, problem.retained.num_items)]
+  )
   change = _dot(of_user(user), of_item(item)) - _dot(problem.base.user[user], problem.base.item[item])
-  return jnp.mean(jnp.square(change))
+  return jnp.mean(jnp.square(change / problem.score_unit))
 
 
 def _phantom_loss(
@@ -222,7 +242,14 @@ def _phantom_loss(
 
 @functools.partial(jax.jit, static_argnames=("static",), donate_argnames=("carry",))
 def run_epochs(
-  key: jax.Array, carry: tuple[Any, Any], problem: Problem, weights: Weights, first: jax.Array, last: jax.Array, *, static: Static
+  key: jax.Array,
+  carry: tuple[Any, Any],
+  problem: Problem,
+  weights: Weights,
+  first: jax.Array,
+  last: jax.Array,
+  *,
+  static: Static,
 ) -> tuple[tuple[Any, Any], jax.Array]:
   """Epochs `first` … `last` − 1 over the forgotten pairs, in one program.
 

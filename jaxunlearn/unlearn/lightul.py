@@ -19,7 +19,7 @@ from jaxunlearn._validate import check_choice, check_finite, check_fraction, che
 from jaxunlearn.base import Embeddings, Model, Params, Scorer, Unlearner, UnlearnResult, inner_product_score
 from jaxunlearn.data.interactions import Interactions, capacity_for
 from jaxunlearn.kmeans import kmeans, merge_small
-from jaxunlearn.metrics.completeness import completeness_auc, completeness_probe
+from jaxunlearn.metrics.completeness import completeness_auc, completeness_probe, pair_scores
 from jaxunlearn.models.frozen import vectors_model
 from jaxunlearn.requests import Request, resolve
 from jaxunlearn.train import TrainConfig
@@ -27,6 +27,7 @@ from jaxunlearn.unlearn import _whitening
 from jaxunlearn.unlearn.retrain import ModelState, fit_model, model_scorer
 
 OBJECTIVES = ("preserve", "paper", "released")
+_PROBED = 4096  # retained pairs, evenly spaced, whose scores set the unit of a score
 _FORGET_SHARE = 16  # requests of up to 1/16 of the pairs' capacity share one shape, so one compilation
 
 
@@ -48,7 +49,7 @@ class LightULConfig:
   residual: bool = True  # Ω(x) = x + MLP(x) with the last layer zero at first, against a plain MLP
   agg: str = "dot"  # how a score enters the losses: "dot", or "sigmoid" of it
   reduction: str = "mean"  # of L1 ("paper" only): "mean", or "sum" as printed
-  learning_rate: float = 5e-3  # Adam's, > 0
+  learning_rate: float = 2.5e-3  # Adam's, > 0
   batch_size: int = 512  # forgotten pairs a step, ≥ 1
   num_epochs: int = 60  # passes over the forgotten pairs, an upper bound with patience, ≥ 1
   patience: int = 0  # epochs without min_delta more probe AUC before stopping; 0: train num_epochs
@@ -59,7 +60,15 @@ class LightULConfig:
     check_choice("agg", self.agg, ("dot", "sigmoid"))
     check_choice("reduction", self.reduction, ("mean", "sum"))
     check_fraction("phantom_ratio", self.phantom_ratio, closed=True)
-    for name in ("num_preserve", "min_cluster_size", "kmeans_iterations", "hidden", "learning_rate", "batch_size", "num_epochs"):
+    for name in (
+      "num_preserve",
+      "min_cluster_size",
+      "kmeans_iterations",
+      "hidden",
+      "learning_rate",
+      "batch_size",
+      "num_epochs",
+    ):
       check_positive(name, getattr(self, name))
     for name in ("alpha", "preserve", "phantom_weight", "decay", "patience", "min_delta"):
       check_non_negative(name, getattr(self, name))
@@ -76,7 +85,7 @@ class LightULConfig:
     check_choice("objective", objective, OBJECTIVES)
     published: dict[str, Any] = {
       "hidden": 32, "residual": False, "decay": 1e-4, "min_cluster_size": 1, "num_epochs": 200, "patience": 10,
-      "phantom_weight": 2.0,
+      "phantom_weight": 2.0, "learning_rate": 5e-3,
     }  # fmt: skip
     if objective == "paper":
       changes = {**published, **changes}
@@ -116,12 +125,14 @@ def unlearn(
 ) -> UnlearnResult:
   """Forgets pairs by whitening the vectors of their users and items.
 
-  With e = encode(params) over the retained graph, s⁰ the old score and e' = e + Ω(e) on affected rows, e' = e elsewhere,
-  the default objective minimises, over the forgotten pairs,
+  With e = encode(params) over the retained graph, s⁰ the old score and e' = e + Ω(e) on affected rows, e' = e
+  elsewhere, the default objective minimises, over the forgotten pairs,
 
     α · mean softplus(s' − s⁰) + preserve · mean (s' − s)²  [+ λ L_PU] + γ ‖Θ‖²
 
-  where the second mean is over retained and over random pairs. The paper's L2 instead pulls forgotten pairs to
+  where the second mean is over retained and over random pairs, scores are in units of their standard deviation over
+  retained pairs, and Ω works on vectors in units of their entries' root mean square: scaling either table of
+  the model changes nothing. The paper's L2 instead pulls forgotten pairs to
   non-existing ones and nothing holds the retained ones, which destroys the ranking (BUILD_NOTES, "LightUL").
 
   Args:
@@ -135,22 +146,25 @@ def unlearn(
     diagnostics: add `info["unwhitened"]`, the vectors without Ω, for the as-published score. They are not forgotten!
 
   Returns:
-    UnlearnResult: a `ServedState`, and info: seconds, epochs, probe_auc (one a measured epoch), affected users and items,
-    clusters, and `alone_share`, the share of forgetting users who are alone in their cluster.
+    UnlearnResult: a `ServedState`, and info: seconds, epochs, probe_auc (one a measured epoch), affected users and
+    items, clusters, and `alone_share`, the share of forgetting users who are alone in their cluster.
 
   Raises:
     ValueError: the score is no inner product; a vector or the result is not finite; a pair was not trained on.
 
   Guarantee: approximate; no bound is known. Rows of users and items without a forgotten pair are returned bitwise
   unchanged (over the retained graph). A user whose pairs are all forgotten keeps a whitened row; recommend() answers
-  with popularity for them. The graph is repacked without the pairs. Popularity and the vocabulary follow `interactions`.
+  with popularity for them, counted over the retained pairs. The graph is repacked without the pairs. The vocabulary
+  keeps the raw ids.
 
   References:
     LightUL: An Efficient Recommendation Unlearning Framework, VLDB workshops 2025. Deviations: facts in BUILD_NOTES.
   """
   config = config or LightULConfig()
   if not model.inner_product:
-    raise ValueError(f"LightUL is defined for scores that are inner products; {model.name}'s is not. Use retrain instead.")
+    raise ValueError(
+      f"LightUL is defined for scores that are inner products; {model.name}'s is not. Use retrain instead."
+    )
   check_finite("params", params)
   start = time.perf_counter()
   capacity = capacity_for(len(interactions)) if capacity is None else capacity
@@ -177,10 +191,14 @@ def unlearn(
     model=model if released else _VECTORS,
   )
   weights = _whitening.Weights(
-    *(jnp.float32(x) for x in (config.alpha, config.phantom_weight, config.decay, config.preserve, config.learning_rate))
+    *(
+      jnp.float32(x) for x in (config.alpha, config.phantom_weight, config.decay, config.preserve, config.learning_rate)
+    )
   )
   variables = _whitening.init_variables(jax.random.fold_in(key, 2), problem, static)
-  variables, history, loss = _minimise(jax.random.fold_in(key, 3), variables, problem, weights, static, config, retained, forget)
+  variables, history, loss = _minimise(
+    jax.random.fold_in(key, 3), variables, problem, weights, static, config, retained, forget
+  )
   after, unwhitened = _whitening.served(variables, problem, static=static)
   check_finite("the whitened vectors", after)
   info: dict[str, Any] = {
@@ -219,7 +237,11 @@ def _problem(
     present = jnp.asarray(interactions.user_degrees() > 0)
     num_clusters = max(1, min(round(config.phantom_ratio * num_users), num_users))
     found = kmeans(
-      jax.random.fold_in(key, 1), before.user, present, num_clusters=num_clusters, num_iterations=config.kmeans_iterations
+      jax.random.fold_in(key, 1),
+      before.user,
+      present,
+      num_clusters=num_clusters,
+      num_iterations=config.kmeans_iterations,
     )
     found = merge_small(before.user, present, found, config.min_cluster_size)
     phantom_of = np.asarray(found.assignment)
@@ -233,6 +255,12 @@ def _problem(
         stacklevel=3,
       )
   moved = Interactions.from_pairs(phantom_of[forget.user], forget.item, num_users=num_clusters, num_items=num_items)
+  one = jnp.ones(())
+  units, score_unit = Embeddings(one, one), one
+  if config.objective == "preserve":
+    scores = pair_scores(vectors_scorer(base), retained.select(np.linspace(0, len(retained) - 1, _PROBED).astype(int)))
+    units = Embeddings(*(jnp.maximum(jnp.sqrt(jnp.mean(jnp.square(table))), 1e-12) for table in base))
+    score_unit = jnp.maximum(jnp.std(jnp.asarray(scores)), 1e-12)
   problem = _whitening.Problem(
     before=before,
     base=base,
@@ -243,6 +271,8 @@ def _problem(
     item_affected=jnp.asarray(forget.item_degrees() > 0),
     phantom_of=jnp.asarray(phantom_of),
     phantom_pairs=moved.padded(forget_capacity),
+    units=units,
+    score_unit=score_unit,
     params=None,
     context=None,
   )
@@ -277,7 +307,9 @@ def _minimise(
     carry, loss = run(carry, epoch, epoch + 1)
     vectors, _ = _whitening.served(carry[0], problem, static=static)
     if not np.isfinite(float(loss)):
-      raise ValueError(f"LightUL diverged: the loss is not finite at epoch {epoch + 1}; lower learning_rate={config.learning_rate}.")
+      raise ValueError(
+        f"LightUL diverged: the loss is not finite at epoch {epoch + 1}; lower learning_rate={config.learning_rate}."
+      )
     history.append(completeness_auc(vectors_scorer(vectors), probe))
     best, stale = (history[-1], 0) if history[-1] > best + config.min_delta else (best, stale + 1)
     if stale >= config.patience:

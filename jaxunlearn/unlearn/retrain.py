@@ -47,8 +47,8 @@ def retrain(model: Model, config: TrainConfig, *, progress: bool | None = None) 
   validation part of the original data, and is not chosen again.
 
   After a request a forgotten user's or item's row is its initialisation, moved by the draws as a negative (items)
-  or not at all (users without a retained pair); the graph, the sampler's tables and the optimizer state are new. The vocabulary
-  keeps the raw id: the row must stay where it is. Drop the id outside if it is personal itself.
+  or not at all (users without a retained pair); the graph, the sampler's tables and the optimizer state are new. The
+  vocabulary keeps the raw id: the row must stay where it is. Drop the id outside if it is personal itself.
 
   Cost: one fit on the retained pairs.
 

@@ -29,7 +29,7 @@ RESULTS = [
 def test_collect_and_distance():
   rows = {row.method: row for row in _report.collect(RESULTS)}
   assert rows["lightul"].mean_sd("utility.ndcg@20") == pytest.approx((0.32, 0.04 / math.sqrt(2)))
-  assert rows["lightul"].values["completeness.auc_distance"] == pytest.approx([0.09, 0.03])
+  assert rows["lightul"].values["completeness.auc_distance"] == pytest.approx([0.08, 0.02])
   assert "completeness.auc_distance" not in rows["retrain"].values
   paired = result(
     "x", (0.5, 0.6), (0.1, 0.1), completeness={"auc": {"values": [0.5, 0.6]}, "auc_retrain": {"values": [0.6, 0.6]}}
@@ -58,8 +58,9 @@ def test_a_seed_without_a_number_is_not_hidden():
 def test_tables():
   heads, body = _report.cells(_report.collect(RESULTS))
   assert heads == ["method", "NDCG@20", "AUC", "|AUC − Retrain|", "unlearn s", "seeds"]
-  assert body[0] == ["retrain", "0.3500 ± 0.0000", "0.5900 ± 0.0141", "–", "1.250", "2"]
-  assert body[2][1] == "0.3520"
+  assert [row[0] for row in body] == ["Original", "Retrain", "LightUL"]
+  assert body[1] == ["Retrain", "0.3500 ± 0.0000", "0.5900 ± 0.0141", "–", "1.25", "2"]
+  assert body[0][1] == "0.3520"
   for box in (True, False):
     lines = _report.text_table(heads, body, box=box).splitlines()
     assert len(lines) == (7 if box else 4)
@@ -74,10 +75,55 @@ def test_models_and_datasets_get_a_column_where_they_differ():
   assert heads[:2] == ["model", "method"] and body[-1][0] == "wmf"
 
 
+def test_the_order_and_the_names_of_methods():
+  given = ["mine", "lightul[paper]", "lightul[preserve]", "retrain", "lightul-wm[paper]", "original", "ifru"]
+  _, body = _report.cells(_report.collect([result(method, (0.5, 0.5), (0.1, 0.1)) for method in given]))
+  assert [row[0] for row in body] == [
+    "Original",
+    "Retrain",
+    "IFRU",
+    "LightUL-WM [paper]",
+    "LightUL",
+    "LightUL [paper]",
+    "mine",
+  ]
+
+
+def test_distances_are_paired_by_seed():
+  pooled = [
+    result("retrain", (0.6,), (0.1,), seeds=(1,)),
+    result("x", (0.5, 0.7), (0.1, 0.1)),
+    result("retrain", (0.5,), (0.1,), seeds=(0,)),
+  ]
+  rows = {row.method: row for row in _report.collect(pooled)}
+  assert rows["x"].values["completeness.auc_distance"] == pytest.approx([0.0, 0.1])
+
+
+def test_seconds_and_compilation():
+  fit = {"fit_seconds": 3.0, "compile_seconds": 1.0}
+  several = {"fit_seconds": 3.0, "unlearn_seconds": {"values": [2.0, 4.0]}, "compile_seconds": {"values": [9.0, 0.0]}}
+  columns = ("efficiency.seconds", "efficiency.compile_seconds")
+  rows = [
+    result("original", (0.5, 0.5), (0.1, 0.1), efficiency=fit),
+    result("x", (0.5, 0.5), (0.1, 0.1), efficiency=several),
+  ]
+  heads, body = _report.cells(_report.collect(rows), columns)
+  assert heads == ["method", "seconds", "compile s", "seeds"]
+  assert [row[1:3] for row in body] == [["3.00", "1.00"], ["3.00 ± 1.41", "9.00"]]
+
+
+def test_write(tmp_path):
+  pytest.importorskip("matplotlib")
+  files = _report.write(RESULTS, tmp_path, title="Toy")
+  assert [file.name for file in files] == ["table.md", "plot.png", "plot.svg"]
+  assert sorted(file.name for file in tmp_path.iterdir()) == ["plot.png", "plot.svg", "table.md"]
+  assert files[0].read_text().splitlines()[2].startswith("| Original |")
+
+
 def test_show_is_plain_when_not_a_terminal():
   stream = io.StringIO()
   _report.show(RESULTS, stream=stream)
-  assert "lightul" in stream.getvalue() and "│" not in stream.getvalue()
+  assert "LightUL" in stream.getvalue() and "│" not in stream.getvalue()
   stream = type("Terminal", (io.StringIO,), {"encoding": "utf-8", "isatty": lambda self: True})()
   _report.show(RESULTS, stream=stream)
   assert "│" in stream.getvalue()

@@ -5,7 +5,7 @@ import pytest
 from jaxunlearn import models
 from jaxunlearn.requests import Request
 from jaxunlearn.train import TrainConfig
-from jaxunlearn.unlearn import retrain
+from jaxunlearn.unlearn.retrain import retrain
 from tests.small import random_pairs
 
 CONFIG = TrainConfig(num_epochs=2, batch_size=64, learning_rate=0.02)

@@ -1,0 +1,168 @@
+"""The cells of a comparison: one method, model and seed each, a result.json of its own, run once and then kept."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from experiments import _common, _identity, _results
+from experiments._methods import run_request
+from jaxunlearn import checkpoint
+from jaxunlearn.data.dataset import Dataset
+from jaxunlearn.data.interactions import Interactions
+from jaxunlearn.recipes import Recipe
+from jaxunlearn.train import TrainConfig
+from jaxunlearn.unlearn.lightul import LightULConfig
+from jaxunlearn.unlearn.retrain import ModelState, model_scorer
+
+
+class Cells:
+  """The cells of one model: trains an original a seed when one is needed, runs a method on it, writes a result.
+
+  A cell that is there is not run again, and the same settings resume. Other settings raise: the base configuration,
+  the data and the forget set have to be those of every result in the folder, LightUL's those of the cell.
+
+  Args:
+    folder: of the model's cells, `folder/METHOD/seedN/result.json`.
+    name: the model's.
+    recipe: its configuration, and how it is trained.
+    recipe_name: for the record.
+    dataset: with test pairs.
+    forget: pairs of its train part.
+    measure: of the same dataset and forget set.
+    epochs: to train; 0: found once, on a validation part of train with seed 0, and the same for all seeds and Retrain.
+    lightul: changes of LightUL's preset.
+    overwrite: remove what the folder holds, whatever its settings.
+    progress: as for `train.fit`.
+
+  Raises:
+    ValueError: the folder holds results of other settings; the message says which.
+  """
+
+  def __init__(
+    self,
+    folder: Path,
+    name: str,
+    recipe: Recipe,
+    recipe_name: str,
+    dataset: Dataset,
+    forget: Interactions,
+    measure: _common.Measure,
+    *,
+    epochs: int = 0,
+    lightul: dict[str, Any] | None = None,
+    overwrite: bool = False,
+    progress: bool | None = None,
+  ) -> None:
+    self.folder, self.name, self.dataset, self.forget, self.measure = folder, name, dataset, forget, measure
+    self.lightul, self.progress, self.model = lightul or {}, progress, recipe.model(name)
+    self.num_found = 0  # cells that were there
+    _results.prepare_out(folder)
+    if overwrite:
+      names = (_identity.FILE_NAME, "select", "selection.json")
+      _identity.remove(*folder.glob("*/seed*"), *(folder / name for name in names))
+    epochs = epochs or self._select(recipe)
+    self.config: TrainConfig = dataclasses.replace(recipe.train_config, num_epochs=epochs)
+    self.identity: dict[str, Any] = {
+      "config": {"recipe": recipe_name, "model": recipe.model_config, "train": self.config},
+      "data_hash": dataset.train.digest(),
+      "forget_hash": forget.digest(),
+    }
+    for path in sorted(folder.glob(f"*/seed*/{_results.FILE_NAME}")):
+      _identity.check(path.parent, _results.load_results(path)[0], self.identity, _defaults(recipe))
+    _identity.claim(folder, self.identity, _defaults(recipe))
+
+  def _select(self, recipe: Recipe) -> int:
+    """The number of epochs: read from the folder, or found on a validation part and kept there."""
+    path, data = self.folder / "selection.json", self.dataset.train
+    identity = {"config": {"model": recipe.model_config, "train": recipe.train_config}, "data_hash": data.digest()}
+    _identity.claim(self.folder / "select", identity, _defaults(recipe))
+    if not path.exists():
+      found = _common.select_epochs(
+        jax.random.key(0), self.model, data, recipe.train_config, folder=self.folder / "select", progress=self.progress
+      )
+      _identity.write_json(path, _results.plain({"num_epochs": max(1, found.num_epochs), "history": found.history}))
+    return int(json.loads(path.read_text(encoding="utf-8"))["num_epochs"])
+
+  def path(self, method: str, seed: int, objective: str = "preserve") -> Path:
+    """The folder of a cell."""
+    return self.folder / _label(method, objective) / f"seed{seed}"
+
+  def run(self, method: str, seed: int, objective: str = "preserve") -> None:
+    """One cell, unless it is there."""
+    out = self.path(method, seed, objective)
+    is_lightul = method.startswith("lightul")
+    lightul = LightULConfig.preset(objective, self.name, **self.lightul) if is_lightul else None
+    if (out / _results.FILE_NAME).exists():
+      if is_lightul:
+        stored = _results.load_results(out)[0]
+        _identity.check(out, stored, {"config": {"lightul": lightul}}, {"config": {"lightul": LightULConfig()}})
+      self.num_found += 1
+      return
+    measured = self._original(out, seed) if method == "original" else self._request(out, method, seed, lightul)
+    identity = dict(self.identity)
+    result = _results.make_result(
+      method=_label(method, objective),
+      model=self.name,
+      dataset=self.dataset.name,
+      seeds=[seed],
+      config={**identity.pop("config"), "lightul": lightul},
+      **identity,
+      **measured,
+    )
+    _results.write_result(out, result)
+
+  def _original(self, out: Path, seed: int) -> dict[str, Any]:
+    data = self.dataset.train
+    fitted = _common.timed_fit(
+      jax.random.key(seed), self.model, data, self.config, folder=out / "fit", progress=self.progress
+    )
+    state = ModelState(fitted.value.params, data)
+    checkpoint.save(out / "model", state.params, overwrite=True)
+    utility, completeness = self.measure(model_scorer(self.model, state))
+    seconds = {"fit_seconds": fitted.seconds, "compile_seconds": fitted.compile_seconds}
+    return self._measured(utility, completeness, seconds, {})
+
+  def state(self, seed: int) -> ModelState:
+    """The original model of a seed, trained now if it is not there."""
+    if not (self.path("original", seed) / _results.FILE_NAME).exists():
+      self.run("original", seed)
+    params, _ = checkpoint.restore(self.path("original", seed) / "model")
+    return ModelState(params, self.dataset.train)
+
+  def _request(self, out: Path, method: str, seed: int, lightul: LightULConfig | None) -> dict[str, Any]:
+    outcome = run_request(
+      jax.random.key(seed), method, self.model, self.config, self.state(seed), self.forget, self.measure,
+      lightul=lightul, progress=self.progress,
+    )  # fmt: skip
+    completeness = dict(outcome.completeness)
+    seconds = {"unlearn_seconds": outcome.seconds, "compile_seconds": outcome.compile_seconds}
+    reference = self.path("retrain", seed) / _results.FILE_NAME
+    if method != "retrain" and reference.exists():
+      retrained = _results.load_results(reference)[0]
+      completeness["auc_retrain"] = retrained["completeness"]["auc"]
+      seconds["retrain_ratio"] = retrained["efficiency"]["unlearn_seconds"] / outcome.seconds
+    return self._measured(outcome.utility, completeness, seconds, outcome.info)
+
+  def _measured(
+    self, utility: dict[str, float], completeness: dict[str, float], seconds: dict[str, float], info: dict[str, Any]
+  ) -> dict[str, Any]:
+    return {
+      "utility": utility,
+      "completeness": completeness,
+      "efficiency": {**seconds, "peak_memory_mb": _results.peak_memory_mb()},
+      "info": {**info, "num_epochs": self.config.num_epochs},
+    }
+
+
+def _label(method: str, objective: str) -> str:
+  return f"{method}[{objective}]" if method.startswith("lightul") else method
+
+
+def _defaults(recipe: Recipe) -> dict[str, Any]:
+  model = None if recipe.model_config is None else type(recipe.model_config)()
+  return {"config": {"model": model, "train": TrainConfig()}}

@@ -1,0 +1,162 @@
+"""Cells and the identity of a run: what is resumed, what is refused, what is removed."""
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from experiments import _common, _identity, _results
+from experiments._cells import Cells
+from jaxunlearn.data import SyntheticConfig, generate, sample_interactions
+from jaxunlearn.models import BPRMFConfig
+from jaxunlearn.recipes import Recipe
+from jaxunlearn.train import TrainConfig
+
+DATASET = generate(SyntheticConfig(num_users=30, num_items=20, num_pairs=240, num_clusters=2)).dataset
+FORGET = sample_interactions(np.random.default_rng(0), DATASET.train, 0.1)
+MEASURE = _common.Measure(DATASET, FORGET)
+TRAIN = TrainConfig(num_epochs=4, eval_every=2, batch_size=64)
+MODEL = BPRMFConfig(embedding_dim=4)
+
+
+def make(folder, *, train=TRAIN, model=MODEL, forget=FORGET, recipe_name="tuned", epochs=2, **options) -> Cells:
+  measure = MEASURE if forget is FORGET else _common.Measure(DATASET, forget)
+  return Cells(
+    folder,
+    "bprmf",
+    Recipe(model, train),
+    recipe_name,
+    DATASET,
+    forget,
+    measure,
+    epochs=epochs,
+    progress=False,
+    **options,
+  )
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("cells")
+  cells = make(folder)
+  for method in ("retrain", "original"):
+    cells.run(method, 0)
+  return folder
+
+
+def copy(done, tmp_path):
+  return shutil.copytree(done, tmp_path / "copy")
+
+
+def edit(path, change):
+  result = json.loads(path.read_text())
+  change(result)
+  path.write_text(json.dumps(result))
+
+
+def test_what_is_written(done):
+  result = _results.load_results(done / "retrain")[0]
+  assert result["config"]["train"] == _results.plain(dataclasses.replace(TRAIN, num_epochs=2))
+  assert result["config"]["model"] == _results.plain(MODEL) and result["config"]["lightul"] is None
+  assert (result["data_hash"], result["forget_hash"]) == (DATASET.train.digest(), FORGET.digest())
+  assert (done / "original" / "seed0" / "result.json").exists()  # Retrain needs it
+
+
+def test_the_same_settings_resume(done):
+  before = {path: path.stat().st_mtime_ns for path in done.rglob("result.json")}
+  cells = make(done, train=dataclasses.replace(TRAIN, checkpoint_every=3))  # changes nothing that is found
+  cells.run("retrain", 0)
+  assert cells.num_found == 1
+  assert {path: path.stat().st_mtime_ns for path in done.rglob("result.json")} == before
+
+
+@pytest.mark.parametrize(
+  ("changes", "words"),
+  [
+    (
+      {"train": dataclasses.replace(TRAIN, learning_rate=0.5)},
+      "config.train.learning_rate is 0.001 there and 0.5 here",
+    ),
+    ({"model": dataclasses.replace(MODEL, l2=0.5)}, "config.model.l2 is 0.01 there and 0.5 here"),
+    ({"epochs": 3}, "config.train.num_epochs is 2 there and 3 here"),
+    ({"recipe_name": "lightul"}, "config.recipe is tuned there and lightul here"),
+    ({"forget": FORGET.select(np.arange(len(FORGET)) > 0)}, "forget_hash is"),
+  ],
+)
+def test_other_settings_are_refused(done, changes, words):
+  with pytest.raises(ValueError, match="--overwrite") as error:
+    make(done, **changes)
+  assert words in str(error.value) and str(done) in str(error.value)
+
+
+def test_results_without_an_identity_file_stay_valid(done, tmp_path):
+  folder = copy(done, tmp_path)
+  (folder / "identity.json").unlink()
+  edit(folder / "retrain" / "seed0" / "result.json", lambda r: r["config"].update(lightul={"alpha": 9}))
+  make(folder).run("retrain", 0)
+  (folder / "identity.json").unlink()
+  with pytest.raises(ValueError, match="retrain/seed0 holds|original/seed0 holds"):
+    make(folder, epochs=3)
+  assert not (folder / "identity.json").exists()
+
+
+def test_a_setting_newer_than_the_result_counts_as_its_default(done, tmp_path):
+  folder = copy(done, tmp_path)
+  for path in [folder / "identity.json", *folder.rglob("result.json")]:
+    edit(path, lambda r: r["config"]["train"].pop("num_negatives"))
+  make(folder)
+  with pytest.raises(ValueError, match="num_negatives is 1 there and 2 here"):
+    make(folder, train=dataclasses.replace(TRAIN, num_negatives=2))
+
+
+def test_overwrite_removes_only_what_a_comparison_writes(done, tmp_path):
+  folder = copy(done, tmp_path)
+  (folder / "mine.txt").write_text("kept")
+  cells = make(folder, epochs=1, overwrite=True)
+  assert not list(folder.rglob("result.json")) and (folder / "mine.txt").exists()
+  cells.run("original", 0)
+  assert _results.load_results(folder)[0]["config"]["train"]["num_epochs"] == 1
+
+
+def test_epochs_are_found_once(tmp_path, monkeypatch):
+  first = make(tmp_path, epochs=0)
+  assert first.config.num_epochs in (2, 4)
+  monkeypatch.setattr(_common, "select_epochs", None)
+  assert make(tmp_path, epochs=0).config == first.config
+  with pytest.raises(ValueError, match="select holds results of another run: config.model.l2"):
+    make(tmp_path, epochs=0, model=dataclasses.replace(MODEL, l2=0.5))
+
+
+def test_lightul_settings_are_those_of_the_cell(done, tmp_path):
+  folder, small = copy(done, tmp_path), {"num_epochs": 1, "hidden": 4, "num_preserve": 16}
+  make(folder, lightul=small).run("lightul-wm", 0)
+  result = _results.load_results(folder / "lightul-wm[preserve]")[0]
+  assert result["efficiency"]["retrain_ratio"] > 0 and result["config"]["lightul"]["hidden"] == 4
+  changed = make(folder, lightul={**small, "alpha": 2.0})  # no base setting: only the cell refuses
+  changed.run("retrain", 0)
+  with pytest.raises(ValueError, match=r"seed0 holds .* config.lightul.alpha is 0.5 there and 2.0 here"):
+    changed.run("lightul-wm", 0)
+
+
+def test_a_resumed_fit_has_no_seconds(tmp_path):
+  import jax
+
+  from jaxunlearn.models import bprmf
+
+  def fit(epochs):
+    config = dataclasses.replace(TRAIN, num_epochs=epochs)
+    return _common.timed_fit(jax.random.key(0), bprmf(MODEL), DATASET.train, config, folder=tmp_path, progress=False)
+
+  assert fit(2).seconds > 0
+  assert np.isnan(fit(2).seconds)
+
+
+def test_differences():
+  wanted = {"a": 1, "b": {"c": [1, 2], "d": "x" * 60}}
+  assert _identity.differences(wanted, wanted) == []
+  assert _identity.differences({"a": 1, "b": None}, wanted) == ['b is null there and {"c": [1, 2]… here']
+  assert _identity.differences({"b": {**wanted["b"], "c": [1]}}, wanted, {"a": 1}) == [
+    "b.c is [1] there and [1, 2] here"
+  ]

@@ -1,0 +1,259 @@
+"""The scripts as commands: what they write, what they print, and what they say when something is wrong."""
+
+import concurrent.futures
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments import _results
+from jaxunlearn import checkpoint
+from jaxunlearn.data import Interactions, read_pairs, write_lightgcn_text
+
+ROOT = Path(_results.__file__).parents[1]
+TRAIN = "--train.num_epochs=4 --train.eval_every=2 --train.batch_size=128 --bprmf.embedding_dim=8"
+LIGHTUL = "--lightul.num_epochs=2 --lightul.hidden=8 --lightul.num_preserve=64"
+NUM_USERS, NUM_ITEMS = 40, 30
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  """A folder with data/ml-1m/{train,test}.txt and data/forget.txt; the working directory of every command."""
+  folder = tmp_path_factory.mktemp("scripts")
+  rng = np.random.default_rng(0)
+  drawn = rng.permutation(NUM_USERS * NUM_ITEMS)
+  sizes = {"ml-1m/train.txt": 500, "ml-1m/test.txt": 100}
+  (folder / "data" / "ml-1m").mkdir(parents=True)
+  for name, size in sizes.items():
+    keys, drawn = np.sort(drawn[:size]), drawn[size:]
+    user, item = keys // NUM_ITEMS, keys % NUM_ITEMS
+    pairs = Interactions.from_pairs(user, item, num_users=NUM_USERS, num_items=NUM_ITEMS)
+    write_lightgcn_text(folder / "data" / name, pairs)
+    if "train" in name:
+      write_lightgcn_text(folder / "data" / "forget.txt", pairs.select(rng.permutation(size) < 30))
+  return folder
+
+
+@pytest.fixture(scope="module")
+def call(folder):
+  """Runs "SCRIPT --flag=value …" and returns (exit code, standard output, standard error)."""
+  environment = {name: value for name, value in os.environ.items() if name not in ("JAXUNLEARN_DATA", "PYTHONPATH")}
+  environment |= {"PYTHONPATH": str(ROOT), "JAXUNLEARN_CACHE": str(folder / "cache"), "PYTHONIOENCODING": "utf-8"}
+
+  def run(command: str) -> tuple[int, str, str]:
+    done = subprocess.run(
+      [sys.executable, "-m", *shlex.split(f"experiments.{command}")],
+      capture_output=True, text=True, encoding="utf-8", timeout=300, cwd=folder, env=environment, check=False,
+    )  # fmt: skip
+    return done.returncode, done.stdout, done.stderr
+
+  return run
+
+
+@pytest.fixture(scope="module")
+def call_all(call):
+  """Several commands at a time: {command: (exit code, standard output, standard error)}."""
+
+  def run(commands) -> dict[str, tuple[int, str, str]]:
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+      return dict(zip(commands, pool.map(call, commands), strict=True))
+
+  return run
+
+
+FIT = f"fit --dataset=ml-1m --data_dir=data --out=runs/a {TRAIN}"
+
+
+@pytest.fixture(scope="module")
+def fitted(call, folder):
+  code, out, err = call(FIT)
+  assert code == 0, err
+  return folder / "runs" / "a", out
+
+
+def result_of(path: Path) -> dict:
+  return _results.load_results(path / "result.json")[0]
+
+
+def stamps(path: Path) -> dict[str, int]:
+  return {str(file): file.stat().st_mtime_ns for file in path.rglob("result.json")}
+
+
+def test_fit(fitted):
+  path, out = fitted
+  result = result_of(path)
+  assert result["schema"] == 1 and result["method"] == "original" and result["seeds"] == [0]
+  assert (result["dataset"], result["model"], result["forget_hash"]) == ("ml-1m", "bprmf", "")
+  assert result["config"]["recipe"] == "tuned" and result["config"]["model"]["embedding_dim"] == 8
+  assert 1 <= result["config"]["train"]["num_epochs"] == result["info"]["num_epochs"] <= 4
+  assert result["config"]["train"]["learning_rate"] == 2e-3  # the recipe's: what no flag changed
+  assert {"ndcg@20", "recall@20", "hr@20", "ndcg@10", "ndcg@50"} <= result["utility"].keys()
+  assert all(0 <= value <= 1 for value in result["utility"].values())
+  assert result["efficiency"]["fit_seconds"] > 0 and result["completeness"] == {}
+  assert result["command"].startswith("python -m experiments.fit --dataset=ml-1m")
+  state, metadata = checkpoint.restore(path / "model")
+  assert {name: table.shape for name, table in state.items()} == {"user": (NUM_USERS, 8), "item": (NUM_ITEMS, 8)}
+  assert metadata["data_hash"] == result["data_hash"] and metadata["train_config"] == result["config"]["train"]
+  assert "Original" in out and f"{result['utility']['ndcg@20']:.4f}" in out
+
+
+def test_fit_again(fitted, call_all):
+  path, _ = fitted
+  before = stamps(path)
+  changed = {f"{FIT} --bprmf.l2=0.5": "config.model.l2 is 0.01 there and 0.5 here", f"{FIT} --seed=3": "seed is 0"}
+  done = call_all([FIT, *changed])
+  assert done[FIT][0] == 0 and "was there already" in done[FIT][2]
+  for command, words in changed.items():
+    code, _, err = done[command]
+    assert code == 1 and words in err and "--overwrite" in err
+  assert stamps(path) == before
+
+
+def test_unlearn(fitted, call, folder):
+  common = "unlearn --run=runs/a --forget=data/forget.txt"
+  code, _, err = call(f"{common} --method=retrain --out=runs/retrain --quiet")
+  assert (code, err) == (0, "")
+  code, out, err = call(f"{common} --method=lightul --reference=runs/retrain --out=runs/lightul {LIGHTUL}")
+  assert code == 0, err
+  original, retrain, lightul = (result_of(folder / "runs" / name) for name in ("a", "retrain", "lightul"))
+  train = read_pairs(folder / "data" / "ml-1m" / "train.txt", num_users=NUM_USERS, num_items=NUM_ITEMS)
+  forget = read_pairs(folder / "data" / "forget.txt", num_users=NUM_USERS, num_items=NUM_ITEMS)
+  for name, result in (("retrain", retrain), ("lightul", lightul)):
+    assert result["method"] == name and result["data_hash"] == original["data_hash"] == train.digest()
+    assert result["forget_hash"] == forget.digest()
+    assert result["config"]["train"] == original["config"]["train"]
+    assert result["efficiency"]["fit_seconds"] == original["efficiency"]["fit_seconds"]
+    assert result["efficiency"]["unlearn_seconds"] > 0
+    assert 0 <= result["completeness"]["auc"] <= 1 and result["info"]["num_forgotten"] == len(forget)
+    state, metadata = checkpoint.restore(folder / "runs" / name / "model")
+    pairs = Interactions(
+      np.asarray(state["interactions"]["user"]), np.asarray(state["interactions"]["item"]), NUM_USERS, NUM_ITEMS
+    )
+    assert pairs.digest() == train.without(forget).digest()
+    assert metadata["forgotten"] == len(forget) and metadata["served_vectors"] == (name == "lightul")
+    assert state["params"]["user"].shape == (NUM_USERS, 8)
+  assert lightul["config"]["lightul"]["hidden"] == 8 and retrain["config"]["lightul"] is None
+  assert lightul["completeness"]["auc_retrain"] == retrain["completeness"]["auc"]
+  ratio = retrain["efficiency"]["unlearn_seconds"] / lightul["efficiency"]["unlearn_seconds"]
+  assert lightul["efficiency"]["retrain_ratio"] == pytest.approx(ratio)
+  assert "LightUL" in out and "|AUC − Retrain|" in out
+
+
+SCRIPTS = {
+  "fit": ("dataset", "model", "train.num_epochs", "lightgcn.num_layers", "overwrite"),
+  "unlearn": ("run", "method", "forget", "by", "lightul.alpha"),
+  "compare": ("dataset", "forget", "seeds", "train.num_epochs", "wmf.l2", "lightul.alpha", "overwrite"),
+  "demo": ("seeds", "ratio", "synthetic.num_users", "train.num_epochs", "lightul.alpha", "overwrite"),
+}
+
+
+def test_help_lists_every_flag_with_a_comment(call_all):
+  done = call_all([f"{script} --help" for script in SCRIPTS])
+  for script, names in SCRIPTS.items():
+    code, out, err = done[f"{script} --help"]
+    assert (code, err) == (0, "")
+    assert f"python -m experiments.{script}" in out
+    listed = dict(re.findall(r"^  --(?:\[no\])?([\w.]+): (.*)$", out, re.MULTILINE))
+    assert {*names, "out", "quiet", "debug"} <= listed.keys()
+    documented = re.findall(
+      rf"experiments\.{script}((?: +--\S+| \\\\?\n)+)", (ROOT / "README.md").read_text("utf-8") + out
+    )
+    named = {flag for command in documented for flag in re.findall(r"--([\w.]+)", command)}
+    assert named <= listed.keys() | {"help"}, f"{script}: flags that are documented and do not exist"
+    bare = [name for name, text in listed.items() if not text or re.search(r" of \w+Config$", text)]
+    assert not bare, f"{script}: flags without a comment: {bare}"
+
+
+def test_typos_are_answered_with_the_flag_that_was_meant(call_all):
+  meant = {
+    "fit --num_epochs=3": "--train.num_epochs",
+    "demo --num_users=9": "--synthetic.num_users",
+  }
+  for command, (code, out, err) in call_all(meant).items():
+    assert code == 2 and out == "" and f"Did you mean {meant[command]}?" in err, (command, err)
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_wrong_input_is_one_line(fitted, call_all, folder):
+  path, _ = fitted
+  state, metadata = checkpoint.restore(path / "model")
+  wider = {"user": np.zeros((NUM_USERS, 9), np.float32), "item": np.zeros((NUM_ITEMS, 9), np.float32)}
+  checkpoint.save(folder / "runs" / "wider" / "model", wider, metadata)
+  train = read_pairs(folder / "data" / "ml-1m" / "train.txt", num_users=NUM_USERS, num_items=NUM_ITEMS)
+  absent = next(item for item in range(NUM_ITEMS) if not ((train.user == 7) & (train.item == item)).any())
+  (folder / "absent.txt").write_text(f"7 {absent}\n")
+  (folder / "malformed.txt").write_text("0 1\n3 four\n")
+  (folder / "file").write_text("in the way")
+  unlearn = "unlearn --out=runs/never"
+  wrong = {
+    "fit --dataset=ml-1n --out=runs/never": ["Expected name='ml-1n'", "'ml-1m'"],
+    "fit --dataset=ml-1m --data_dir=data --out=file/deeper": ["Cannot write results to file/deeper"],
+    "fit --dataset=yelp2018 --data_dir=data --nodownload --out=runs/never": ["Found no yelp2018", "data/yelp2018"],
+    "fit --train.num_epochs=0 --out=runs/never": ["num_epochs=0"],
+    f"{unlearn} --run=runs/nowhere": ["runs/nowhere"],
+    f"{unlearn} --run=runs/a --forget=absent.txt": ["not", f"(7, {absent})"],
+    f"{unlearn} --run=runs/a --forget=malformed.txt": ["malformed.txt, line 2", "four"],
+    f"{unlearn} --run=runs/wider --forget=data/forget.txt": ["float32[40, 9]", "expected float32[40, 8]"],
+    "unlearn --run=runs/a --out=runs/a": ["another folder than --run"],
+    "compare --methods=original,retain --out=runs/never": ["'retain'", "'retrain'"],
+  }
+  for command, (code, out, err) in call_all(wrong).items():
+    assert (code, out) == (1, ""), (command, err)
+    assert len(err.strip().splitlines()) == 1 and err.startswith("Error: ") and "Traceback" not in err, err
+    for words in wrong[command]:
+      assert words in err, (command, err)
+  assert not list((folder / "runs").glob("never/**/result.json"))
+
+
+def test_compare_resumes_and_refuses_other_settings(fitted, call, call_all, folder):
+  command = (
+    "compare --dataset=ml-1m --data_dir=data --methods=lightul,original,retrain --seeds=1 --epochs=2 "
+    f"--forget=data/forget.txt --out=runs/compare {TRAIN} {LIGHTUL}"
+  )
+  code, out, err = call(command)
+  assert code == 0, err
+  rows = [line.split()[0] for line in out.strip().splitlines()]
+  assert rows == ["method", "Original", "Retrain", "LightUL"]
+  written = folder / "runs" / "compare"
+  cells = stamps(written)
+  assert len(cells) == 3 and (written / "table.md").read_text().count("\n") == 5
+  lightul, retrain = (result_of(written / "bprmf" / name / "seed0") for name in ("lightul[preserve]", "retrain"))
+  assert lightul["completeness"]["auc_retrain"] == retrain["completeness"]["auc"]  # Retrain ran first
+  assert lightul["config"]["train"]["num_epochs"] == 2
+
+  changed = {
+    f"{command} --lightul.alpha=2": "config.lightul.alpha is 0.5 there and 2.0 here",
+    f"{command} --forget= --ratio=0.1": "forget_hash is",
+  }
+  done = call_all([command, *changed])
+  assert done[command][:2] == (0, out)
+  for other, words in changed.items():
+    code, _, err = done[other]
+    assert code == 1 and words in err and "--overwrite" in err and "--out" in err, (other, err)
+  assert stamps(written) == cells
+
+
+def test_demo(call, folder):
+  pytest.importorskip("matplotlib")
+  command = (
+    "demo --seeds=1 --epochs=2 --out=runs/demo --ratio=0.05 --synthetic.num_users=60 --synthetic.num_items=40 "
+    f"--synthetic.num_pairs=900 {TRAIN} {LIGHTUL}"
+  )
+  code, out, err = call(command)
+  assert code == 0, err
+  rows = [line.split()[0] for line in out.splitlines() if re.match(r"\S+ +0\.\d{4}", line)]
+  assert rows == ["Original", "Retrain", "LightUL-WM", "LightUL"]
+  for words in ("NDCG@20 of the oracle", "The target is Retrain's value", "(unknown)", "(forgotten)", "(known)"):
+    assert words in out
+  assert out.count("the most popular\n") == 2 and out.count("by taste\n") == 1
+  written = folder / "runs" / "demo"
+  assert (written / "plot.png").read_bytes().startswith(b"\x89PNG") and (written / "plot.svg").exists()
+  assert "| Retrain |" in (written / "table.md").read_text()
+  assert len(stamps(written)) == 4
+  assert json.loads((written / "bprmf" / "retrain" / "seed0" / "result.json").read_text())["dataset"] == "synthetic"
