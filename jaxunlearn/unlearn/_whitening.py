@@ -18,7 +18,7 @@ from jaxunlearn.sampling import epoch_order, sample_negatives
 
 
 class Whitening(nn.Module):
-  """Ω: [..., d] -> [..., d]. `residual` adds the input to an MLP whose last layer starts at zero: identity at first."""
+  """Ω: [..., d] -> [..., d]; where `residual`, Ω − identity, whose last layer starts at zero."""
 
   hidden: int
   residual: bool
@@ -28,8 +28,7 @@ class Whitening(nn.Module):
     """Applies Ω to vectors, whatever their leading axes."""
     y = nn.relu(nn.Dense(self.hidden, name="in")(x))
     last = nn.initializers.zeros if self.residual else nn.initializers.lecun_normal()
-    y = nn.Dense(x.shape[-1], kernel_init=last, name="out")(y)
-    return x + y if self.residual else y
+    return nn.Dense(x.shape[-1], kernel_init=last, name="out")(y)
 
 
 class Problem(struct.PyTreeNode):
@@ -114,7 +113,8 @@ def _whitened(static: Static, variables: dict[str, Any], problem: Problem, base:
   net = Whitening(static.hidden, static.residual)
 
   def apply(side: str, x: jax.Array, unit: jax.Array) -> jax.Array:
-    return unit * cast(jax.Array, net.apply({"params": variables["omega"][side]}, x / unit))
+    y = unit * cast(jax.Array, net.apply({"params": variables["omega"][side]}, x / unit))
+    return x + y if static.residual else y  # added in the vectors' own unit: x / unit · unit is not x to the last bit
 
   def of_user(rows: jax.Array) -> jax.Array:
     x = base.user[rows]
