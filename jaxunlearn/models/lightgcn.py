@@ -53,22 +53,26 @@ def lightgcn(config: LightGCNConfig | None = None) -> Model:
   def context(interactions: Interactions) -> Graph:
     return build_graph(interactions)
 
-  def encode(params: Params, context: Graph) -> Embeddings:
+  def propagated(params: Params, context: Graph) -> tuple[jax.Array, jax.Array]:
     layer0 = jnp.concatenate([params["user"], params["item"]])
-    nodes = propagate(context, layer0, config.num_layers, method=config.product)
+    return layer0, propagate(context, layer0, config.num_layers, method=config.product)
+
+  def encode(params: Params, context: Graph) -> Embeddings:
+    _, nodes = propagated(params, context)
     return Embeddings(nodes[: context.num_users], nodes[context.num_users :])
 
   def loss(params: Params, context: Graph, batch: Batch) -> jax.Array:
-    vectors = encode(params, context)
-    user = vectors.user[batch.user]
-    ranking = losses.bpr(
-      jnp.sum(user * vectors.item[batch.positive], axis=-1),
-      jnp.sum(user[:, None, :] * vectors.item[batch.negative], axis=-1),
-      batch.weight,
-    )
-    rows = losses.l2_of_rows(
-      params["user"][batch.user], params["item"][batch.positive], params["item"][batch.negative], batch.weight
-    )
-    return ranking + config.l2 * rows
+    layer0, nodes = propagated(params, context)
+    # One gather from all nodes, so that its gradient is one scatter into one table, not three tables to add up.
+    size, num_users = batch.user.shape[0], context.num_users
+    picked = jnp.concatenate([batch.user, num_users + batch.positive, num_users + batch.negative.reshape(-1)])
+
+    def rows(table: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+      found = table[picked]
+      return found[:size], found[size : 2 * size], found[2 * size :].reshape(*batch.negative.shape, -1)
+
+    user, positive, negative = rows(nodes)
+    ranking = losses.bpr(jnp.sum(user * positive, axis=-1), jnp.sum(user[:, None, :] * negative, axis=-1), batch.weight)
+    return ranking + config.l2 * losses.l2_of_rows(*rows(layer0), batch.weight)
 
   return Model(init, context, encode, inner_product_score, loss, name="lightgcn")
