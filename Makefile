@@ -42,5 +42,9 @@ format: $(STAMP) ## let ruff sort imports and lay out the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# glibc maps and unmaps large buffers for each call otherwise, and a BPR epoch takes 0.2 or 0.7 s at random (BUILD_NOTES).
+bench: export MALLOC_TOP_PAD_ = 268435456
+bench: export MALLOC_MMAP_THRESHOLD_ = 4294967296
+bench: export MALLOC_TRIM_THRESHOLD_ = 8589934592
 bench: $(STAMP) ## time our code beside other libraries'; needs: .venv/bin/pip install -e '.[bench]'
 	$(BIN)/python -m experiments.benchmark

@@ -54,7 +54,7 @@ def save(path: PathLike, state: Any, metadata: Mapping[str, Any] | None = None, 
   """
   path = Path(os.path.abspath(path))
   if jax.process_count() > 1:
-    raise NotImplementedError("checkpoint.save writes from one process; gather the state on one and call it there.")
+    raise ValueError("checkpoint.save writes from one process; gather the state on one and call it there.")
   if files.resolve(path) is not None and not overwrite:
     raise FileExistsError(f"{path} exists; pass overwrite=True to replace it, or choose another path.")
   leaves, arrays = [], {}

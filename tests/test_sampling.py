@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,16 +9,9 @@ from hypothesis import strategies as st
 
 from jaxunlearn import sampling
 from jaxunlearn.data.interactions import Interactions
+from tests.small import random_pairs
 
-
-def random_interactions(seed=0, num_users=30, num_items=20, num_pairs=200):
-  rng = np.random.default_rng(seed)
-  return Interactions.from_pairs(
-    rng.integers(0, num_users, num_pairs),
-    rng.integers(0, num_items, num_pairs),
-    num_users=num_users,
-    num_items=num_items,
-  )
+random_interactions = functools.partial(random_pairs, num_users=30, num_items=20, num_pairs=200)
 
 
 @settings(max_examples=30, deadline=None)
