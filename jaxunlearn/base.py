@@ -51,6 +51,7 @@ class Model(NamedTuple):
     score: (params, user_vectors [..., d], item_vectors [..., d]) -> [...]; broadcasts.
     loss: (params, context, batch) -> scalar, the mean over the batch's real examples.
     name: short name for messages and results.
+    config: the configuration that the factory was given, or None; a checkpoint is resumed only by an equal one.
     batches: which batches `loss` takes: "pairwise", "users" (WMF), or "none" (nothing to train).
     inner_product: whether `score` is the plain inner product of the two vectors.
     row_loss: (rest, user rows [B, d], positive rows [B, d], negative rows [B, num_negatives, d], weight [B]) -> scalar:
@@ -64,6 +65,7 @@ class Model(NamedTuple):
   score: Callable[[Params, jax.Array, jax.Array], jax.Array]
   loss: Callable[[Params, Context, Batch], jax.Array]
   name: str = "model"
+  config: Any = None
   batches: str = "pairwise"
   inner_product: bool = True
   row_loss: Callable[[Params, jax.Array, jax.Array, jax.Array, jax.Array], jax.Array] | None = None

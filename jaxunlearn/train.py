@@ -183,6 +183,7 @@ def _identity(
   fields.pop("checkpoint_every")
   return {
     "model": model.name,
+    "model_config": repr(model.config),
     "key": np.asarray(jax.random.key_data(key)).tolist(),
     "data": interactions.digest(),
     "validation": validation.digest() if validation is not None else None,

@@ -164,8 +164,10 @@ def test_a_warm_start_begins_at_the_given_parameters():
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):
   data = random_pairs()
   fit(jax.random.key(0), BPRMF, data, CONFIG, checkpoint_dir=tmp_path)
-  with pytest.raises(ValueError, match="holds another run"):
-    fit(jax.random.key(1), BPRMF, data, CONFIG, checkpoint_dir=tmp_path)
+  other = models.bprmf(models.BPRMFConfig(embedding_dim=8, l2=0.5))
+  for key, model in ((1, BPRMF), (0, other)):
+    with pytest.raises(ValueError, match="holds another run"):
+      fit(jax.random.key(key), model, data, CONFIG, checkpoint_dir=tmp_path)
 
 
 KILLED = """

@@ -87,4 +87,4 @@ def bprmf(config: BPRMFConfig | None = None) -> Model:
     squares = jnp.square(user) + jnp.square(positive) + jnp.mean(jnp.square(negative), axis=1)  # one sum, not three
     return ranking + config.l2 * 0.5 * losses.weighted_mean(losses.row_sum(squares), weight)
 
-  return Model(init, context, encode, inner_product_score, loss, name="bprmf", row_loss=row_loss)
+  return Model(init, context, encode, inner_product_score, loss, name="bprmf", config=config, row_loss=row_loss)

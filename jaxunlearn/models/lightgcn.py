@@ -75,4 +75,4 @@ def lightgcn(config: LightGCNConfig | None = None) -> Model:
     ranking = losses.bpr(jnp.sum(user * positive, axis=-1), jnp.sum(user[:, None, :] * negative, axis=-1), batch.weight)
     return ranking + config.l2 * losses.l2_of_rows(*rows(layer0), batch.weight)
 
-  return Model(init, context, encode, inner_product_score, loss, name="lightgcn")
+  return Model(init, context, encode, inner_product_score, loss, name="lightgcn", config=config)

@@ -103,4 +103,4 @@ def neumf(config: NeuMFConfig | None = None) -> Model:
   def row_loss(rest: Params, user: jax.Array, positive: jax.Array, negative: jax.Array, weight: jax.Array) -> jax.Array:
     return loss_of_rows(rest, user, jnp.concatenate([positive[:, None, :], negative], axis=1), weight)
 
-  return Model(init, context, encode, score, loss, name="neumf", inner_product=False, row_loss=row_loss)
+  return Model(init, context, encode, score, loss, name="neumf", config=config, inner_product=False, row_loss=row_loss)

@@ -70,4 +70,4 @@ def wmf(config: WMFConfig | None = None) -> Model:
     rows = jnp.sum((losses.half_square(user) + losses.half_square(item)) * batch.pair_weight)
     return (squares + config.l2 * rows) / jnp.maximum(jnp.sum(batch.weight), 1.0)
 
-  return Model(init, context, encode, inner_product_score, loss, name="wmf", batches="users")
+  return Model(init, context, encode, inner_product_score, loss, name="wmf", config=config, batches="users")
