@@ -141,4 +141,4 @@ def test_peak_memory():
 
 
 def test_strict_json():
-  json.dumps(example(), allow_nan=False)
+  assert json.loads(json.dumps(example(), allow_nan=False)) == example()
