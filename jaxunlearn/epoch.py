@@ -124,18 +124,24 @@ def _row_step(
   del context  # a loss over rows reads nothing else
   assert model.row_loss is not None
   tables, rest = _split_tables(params)
-  user, positive, negative = tables["user"][batch.user], tables["item"][batch.positive], tables["item"][batch.negative]
-  loss, (rest_grads, *vector_grads) = jax.value_and_grad(model.row_loss, argnums=(0, 1, 2, 3))(
-    rest, user, positive, negative, batch.weight
-  )
+  row_loss, size, num_negatives = model.row_loss, *batch.negative.shape
+
+  def loss_of_rows(rest: Params, user: jax.Array, item: jax.Array) -> jax.Array:
+    return row_loss(rest, user, item[:size], item[size:].reshape(size, num_negatives, -1), batch.weight)
+
+  # One gather of all items, so that their gradient is one array as the update takes it, and is not put together.
+  # Positions of a batch are in range; without the promise JAX masks every gathered row once more.
   rows = {"user": batch.user, "item": jnp.concatenate([batch.positive, batch.negative.reshape(-1)])}
-  item_grads = jnp.concatenate([vector_grads[1], vector_grads[2].reshape(-1, positive.shape[1])])
-  row_grads = {"user": vector_grads[0], "item": item_grads}
+  vectors = {name: table.at[rows[name]].get(mode="promise_in_bounds") for name, table in tables.items()}
+  loss, (rest_grads, *vector_grads) = jax.value_and_grad(loss_of_rows, argnums=(0, 1, 2))(
+    rest, vectors["user"], vectors["item"]
+  )
+  row_grads = dict(zip(("user", "item"), vector_grads, strict=True))
   row, dense = optimizers.ROW[optimizer](), optimizers.DENSE[optimizer.removeprefix("row_")]()
   row_state, rest_state = opt_state
   # A padded example has no gradient, but its row would age under lazy Adam: send it out of range.
   seen = batch.weight > 0
-  real = {"user": seen, "item": jnp.concatenate([seen, jnp.repeat(seen, batch.negative.shape[1])])}
+  real = {"user": seen, "item": jnp.concatenate([seen, jnp.repeat(seen, num_negatives)])}
   new_tables, new_row_state = {}, {}
   for name, table in tables.items():
     kept = jnp.where(real[name], rows[name], table.shape[0])

@@ -104,3 +104,11 @@ def test_the_bound_of_user_batches_is_near_their_mean():
   strata, bound = sampling.user_strata(data, batch_size=32)
   mean = len(data) / strata.shape[1]
   assert bound <= (mean + degree.max()) * 1.25 + 64
+
+
+def test_scaled_bits_are_the_exact_product_and_uniform():
+  rng = np.random.default_rng(0)
+  bits = np.concatenate([rng.integers(0, 2**32, 5000), [0, 2**32 - 1, 65535, 65536]]).astype(np.uint32)
+  size = np.concatenate([rng.integers(1, 2**31, 5000), [1, 2**31 - 1, 65536, 40981]]).astype(np.int32)
+  exact = (bits.astype(object) * size.astype(object)) >> 32
+  np.testing.assert_array_equal(sampling._scaled(jnp.asarray(bits), jnp.asarray(size)), exact.astype(np.int64))
