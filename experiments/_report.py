@@ -127,12 +127,17 @@ def label(metric: str) -> str:
   return _LABELS.get(name, name.replace("_", " "))
 
 
-def _cell(row: Row, metric: str) -> str:
+def shown_value(row: Row, metric: str) -> tuple[float, float]:
+  """What a table shows: mean and standard deviation over seeds, of compile seconds and peak memory the largest, NaN."""
   mean, sd = row.mean_sd(metric)
+  return (max(row.values[metric]), math.nan) if metric in _LARGEST and math.isfinite(mean) else (mean, sd)
+
+
+def cell_text(row: Row, metric: str) -> str:
+  """The same as text: "0.3671 ± 0.0007"; – for what is not known."""
+  mean, sd = shown_value(row, metric)
   if not math.isfinite(mean):
     return "–"
-  if metric in _LARGEST:
-    mean, sd = max(row.values[metric]), math.nan
   digits = (
     4 if metric.startswith(("utility", "completeness")) else 1 if abs(mean) >= 100 else 2 if abs(mean) >= 1 else 3
   )
@@ -151,7 +156,7 @@ def cells(rows: Sequence[Row], columns: Sequence[str] = DEFAULT_COLUMNS) -> tupl
   for row in rows:
     count = max((len(row.values.get(column, [])) for column in shown), default=0)
     named = [*(getattr(row, name) for name in fields), display(row.method)]
-    body.append([*named, *(_cell(row, column) for column in shown), str(count)])
+    body.append([*named, *(cell_text(row, column) for column in shown), str(count)])
   return heads, body
 
 
@@ -206,12 +211,15 @@ def show(
 def write(
   results: Sequence[Mapping[str, Any]], out: Path, columns: Sequence[str] = DEFAULT_COLUMNS, *, title: str = ""
 ) -> list[Path]:
-  """Writes `out`/table.md and, where matplotlib is installed, plot.png and plot.svg; returns their paths."""
+  """Writes `out`/table.md, index.html and, where matplotlib is installed, plot.png and plot.svg; returns the paths."""
+  from experiments import _page
+
   path = out / "table.md"
   temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
   temporary.write_text(markdown_table(*cells(collect(results), columns)) + "\n", encoding="utf-8")
   os.replace(temporary, path)
-  return [path, *plot(results, out / "plot", title=title)]
+  page = _page.write_page(results, out / "index.html", title=title or "Comparison")
+  return [path, page, *plot(results, out / "plot", title=title)]
 
 
 def plot(

@@ -159,6 +159,8 @@ class Unlearner(NamedTuple):
     guarantee: "exact" (the parameters equal those of training without the request, see the method's
       docstring for given what) or "approximate".
     name: short name for messages and results.
+    refit: (key, state) -> state, of exact methods: trains from scratch on the state's retained pairs, with its
+      partition where it has one. `verify_exact` compares with it.
   """
 
   fit: FitFn
@@ -166,3 +168,4 @@ class Unlearner(NamedTuple):
   scorer: Callable[[State], Scorer]
   guarantee: str
   name: str = "unlearner"
+  refit: Callable[[jax.Array, State], State] | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -14,7 +15,7 @@ from flax import struct
 from jaxunlearn import optimizers, sampling
 from jaxunlearn._validate import check_choice, check_fraction, check_non_negative, check_positive
 from jaxunlearn.base import Batch, Context, Model, Params
-from jaxunlearn.data.interactions import Interactions, PaddedInteractions
+from jaxunlearn.data.interactions import Interactions, PaddedInteractions, capacity_for
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,16 +63,45 @@ class TrainData(struct.PyTreeNode):
   """The training pairs on the device, and the strata that user batches are drawn from (None for pairwise)."""
 
   pairs: PaddedInteractions
-  strata: jax.Array | None
+  strata: sampling.Strata | None
   num_pairs: int = struct.field(pytree_node=False)  # static bound of pairs in a user batch
 
 
-def prepare(model: Model, interactions: Interactions, config: TrainConfig) -> TrainData:
-  """Puts the pairs on the device in the form that the model's batches need."""
+def prepare(
+  model: Model,
+  interactions: Interactions,
+  config: TrainConfig,
+  *,
+  capacity: int | None = None,
+) -> TrainData:
+  """Puts the pairs on the device in the form that the model's batches need, padded to `capacity` pairs."""
+  pairs = interactions.padded(capacity)
   if model.batches == "users":
-    strata, bound = sampling.user_strata(interactions, config.batch_size)
-    return TrainData(interactions.padded(), jnp.asarray(strata), bound)
-  return TrainData(interactions.padded(), None, 0)
+    return TrainData(pairs, *sampling.user_strata(interactions, config.batch_size))
+  return TrainData(pairs, None, 0)
+
+
+def prepare_alike(
+  model: Model, parts: Sequence[Interactions], config: TrainConfig, *, capacity: int | None = None
+) -> list[TrainData]:
+  """`prepare` for several data sets over the same axes (shards), in the same shapes, so that one program trains all.
+
+  Raises:
+    ValueError: capacity is smaller than the largest part.
+  """
+  capacity = max(capacity_for(len(part)) for part in parts) if capacity is None else capacity
+  data = [prepare(model, part, config, capacity=capacity) for part in parts]
+  columns = max((part.strata.users.shape[1] for part in data if part.strata is not None), default=0)
+  bound = max(part.num_pairs for part in data)
+
+  def widen(part: TrainData) -> TrainData:
+    if part.strata is None:
+      return part
+    pad = ((0, 0), (0, columns - part.strata.users.shape[1]))
+    strata = part.strata._replace(users=jnp.pad(part.strata.users, pad, constant_values=-1))
+    return part.replace(strata=strata, num_pairs=bound)
+
+  return [widen(part) for part in data]
 
 
 def init_state(key: jax.Array, model: Model, interactions: Interactions, config: TrainConfig) -> TrainState:
@@ -195,7 +225,7 @@ def train_epoch(
   if model.batches == "users":
     assert data.strata is not None
     shuffled = sampling.shuffle_strata(order_key, data.strata)
-    num_steps = jnp.asarray(shuffled.shape[1], jnp.int32)
+    num_steps = data.strata.num_batches
   else:
     order = sampling.epoch_order(order_key, data.pairs.count, data.pairs.capacity)
     num_steps = (data.pairs.count + batch_size - 1) // batch_size

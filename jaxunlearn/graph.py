@@ -113,6 +113,30 @@ def delete_pairs(graph: Graph, interactions: Interactions, forget: Interactions)
   return build_graph(interactions.without(forget), capacity=graph.capacity)
 
 
+def widen(graph: Graph, capacity: int) -> Graph:
+  """The same graph stored in `capacity` entries, so that graphs of several sizes share a program.
+
+  Raises:
+    ValueError: capacity is smaller than the entries stored now.
+  """
+  more = capacity - graph.capacity
+  if more < 0:
+    raise ValueError(f"Expected capacity={capacity} >= {graph.capacity}, the entries that the graph stores.")
+  if not more:
+    return graph
+  last = graph.num_nodes - 1
+  adjacency = jsparse.BCOO(
+    (
+      jnp.pad(graph.adjacency.data, (0, more)),
+      jnp.pad(graph.adjacency.indices, ((0, more), (0, 0)), constant_values=last),
+    ),
+    shape=graph.adjacency.shape,
+    indices_sorted=True,
+    unique_indices=False,
+  )
+  return graph.replace(adjacency=adjacency, column=jnp.pad(graph.column, (0, more), constant_values=last))
+
+
 def stack_graphs(graphs: Sequence[Graph]) -> Graph:
   """Graphs over the same nodes (shards) as one, with a leading axis that `jax.vmap` maps over.
 

@@ -13,14 +13,15 @@ from jaxunlearn.base import Model
 from jaxunlearn.models import CONFIGS, BPRMFConfig, LightGCNConfig, NeuMFConfig, WMFConfig, build
 from jaxunlearn.train import TrainConfig
 
-RECIPES = ("tuned", "lightul")
+RECIPES = ("tuned", "lightul", "shards")
 
 
 class Recipe(NamedTuple):
-  """A model's configuration (None for popularity) and how it is trained."""
+  """A model's configuration (None for popularity) and how it is trained; for shards also how they are aggregated."""
 
   model_config: Any
   train_config: TrainConfig
+  aggregate_train: TrainConfig | None = None  # "shards": of static weights and attention
 
   def model(self, name: str) -> Model:
     """The model of that name with this configuration."""
@@ -47,21 +48,43 @@ _LIGHTUL: dict[str, Recipe] = {
   "lightgcn": Recipe(LightGCNConfig(init_scale=1.0, l2=1e-4), _LIGHTUL_TRAIN),
 }
 
+# Submodels see a tenth of the pairs: more L2, and row-sparse steps that cost by the batch and not by the table.
+_AGGREGATE = TrainConfig(num_epochs=20, batch_size=8192, learning_rate=5e-3, user_weight_power=0.5)
+_SHARDS: dict[str, Recipe] = {
+  "bprmf": Recipe(
+    BPRMFConfig(l2=3e-2),
+    TrainConfig(optimizer="row_adagrad", learning_rate=0.1, batch_size=512, num_epochs=40),
+    _AGGREGATE,
+  ),
+  "wmf": Recipe(
+    WMFConfig(unobserved_weight=0.4, l2=0.1),
+    TrainConfig(learning_rate=5e-3, batch_size=256, num_epochs=70),
+    TrainConfig(num_epochs=20, batch_size=256, learning_rate=5e-3),
+  ),
+  "lightgcn": Recipe(
+    LightGCNConfig(l2=1e-3), TrainConfig(learning_rate=2e-2, batch_size=2048, num_epochs=40), _AGGREGATE
+  ),
+  "neumf": Recipe(
+    NeuMFConfig(), TrainConfig(learning_rate=2e-3, batch_size=512, num_negatives=4, num_epochs=20), _AGGREGATE
+  ),
+}
+
 
 def recipe(model: str, name: str = "tuned") -> Recipe:
   """The recipe of that name for a model.
 
   Args:
     model: bprmf, wmf, lightgcn, neumf, popularity.
-    name: "tuned", or "lightul" (bprmf and lightgcn): the recipe of LightUL's released code, except that the number of
-      epochs is found on a validation part of train instead of the test pairs.
+    name: "tuned"; "lightul" (bprmf and lightgcn), the recipe of LightUL's released code, except that the number of
+      epochs is found on a validation part of train instead of the test pairs; or "shards", for submodels over a tenth
+      of the pairs, with fixed epochs, and their aggregator.
 
   Raises:
     ValueError: no such model or recipe, or the recipe is not defined for the model.
   """
   check_choice("model", model, (*CONFIGS, "popularity"))
   check_choice("recipe", name, RECIPES)
-  table = _TUNED if name == "tuned" else _LIGHTUL
+  table = {"tuned": _TUNED, "lightul": _LIGHTUL, "shards": _SHARDS}[name]
   if model not in table:
     raise ValueError(f"Expected a model that recipe={name!r} is defined for ({', '.join(table)}), got model={model!r}.")
   return table[model]

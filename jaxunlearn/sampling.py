@@ -6,6 +6,8 @@ the same pairs draws the same batches before and after a repacking, which exact 
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -140,7 +142,20 @@ def pairwise_batch(
   return Batch(user=user, positive=data.item[row], negative=negative, weight=weight)
 
 
-def user_strata(interactions: Interactions, batch_size: int) -> tuple[np.ndarray, int]:
+class Strata(NamedTuple):
+  """Users in strata of equal degree, for batches that take one user of each.
+
+  Attributes:
+    users: int32 [batch_size, capacity], a stratum a row; −1 for padding.
+    num_batches: int32 scalar, the columns in use; capacity is a power of two, so that a deletion or another shard
+      changes a number and not a shape.
+  """
+
+  users: jax.Array
+  num_batches: jax.Array
+
+
+def user_strata(interactions: Interactions, batch_size: int) -> tuple[Strata, int]:
   """Users cut into `batch_size` strata of equal degree, and the most pairs that one user of each can have.
 
   A batch that takes one user of every stratum has nearly the mean number of pairs, whatever the draw: the bound is
@@ -152,24 +167,26 @@ def user_strata(interactions: Interactions, batch_size: int) -> tuple[np.ndarray
     batch_size: users a batch.
 
   Returns:
-    int32 [batch_size, num_batches] of user positions, −1 for padding; and the bound, rounded up to 1/8 of a power
-    of two so that a deletion seldom changes it.
+    The strata; and the bound, rounded up to 1/8 of a power of two so that a deletion seldom changes it.
   """
   degree = interactions.user_degrees()
   active = np.flatnonzero(degree)
   active = active[np.argsort(-degree[active], kind="stable")]
-  num_batches = max(1, -(-active.size // batch_size))
+  num_batches = -(-active.size // batch_size)
   padded = np.full(batch_size * num_batches, -1, np.int32)
   padded[: active.size] = active
-  strata = padded.reshape(batch_size, num_batches)
-  bound = int(degree[strata[:, 0]][strata[:, 0] >= 0].sum())
+  users = np.full((batch_size, 1 << max(2, max(0, num_batches - 1).bit_length())), -1, np.int32)
+  users[:, :num_batches] = padded.reshape(batch_size, num_batches)
+  bound = int(degree[users[:, 0]][users[:, 0] >= 0].sum())
   grain = max(64, 1 << max(0, bound.bit_length() - 3))
-  return strata, -(-max(bound, 1) // grain) * grain
+  return Strata(jnp.asarray(users), jnp.int32(num_batches)), -(-max(bound, 1) // grain) * grain
 
 
-def shuffle_strata(key: jax.Array, strata: jax.Array) -> jax.Array:
-  """Permutes each row of `strata` (int32 [B, num_batches]) on its own; column b is then batch b."""
-  return jax.random.permutation(key, strata, axis=1, independent=True)
+def shuffle_strata(key: jax.Array, strata: Strata) -> jax.Array:
+  """Permutes each stratum on its own, int32 [batch_size, capacity]; column b is then batch b, if b < num_batches."""
+  rows, capacity = strata.users.shape
+  order = jax.vmap(lambda key: epoch_order(key, strata.num_batches, capacity))(jax.random.split(key, rows))
+  return jnp.take_along_axis(strata.users, order, axis=1)
 
 
 def users_batch(data: PaddedInteractions, users: jax.Array, num_pairs: int) -> Batch:

@@ -70,6 +70,7 @@ def fit(
   *,
   validation: Interactions | None = None,
   params: Params | None = None,
+  context: Context | None = None,
   checkpoint_dir: str | os.PathLike[str] | None = None,
   progress: bool | None = None,
   label: str = "",
@@ -84,6 +85,7 @@ def fit(
     validation: pairs, disjoint from `interactions`, whose ranking metric decides when to stop and which epoch to
       return; without them, `config.num_epochs` epochs are trained and the last is returned.
     params: start from these instead of a fresh initialisation (warm start).
+    context: read by the forward pass instead of `model.context(interactions)` (an aggregator's frozen submodels).
     checkpoint_dir: where to keep the last two checkpoints. If it holds one of the same configuration, data and key,
       training resumes from it and ends bitwise where an uninterrupted run would.
     progress: show a progress bar; None: only when standard error is a terminal.
@@ -94,7 +96,7 @@ def fit(
       another run.
     OSError: the checkpoint directory cannot be written.
   """
-  context = model.context(interactions)
+  context = model.context(interactions) if context is None else context
   if model.batches == "none":
     return FitResult(model.init(key, interactions.num_users, interactions.num_items), context, 0, [])
   if not len(interactions):

@@ -71,4 +71,7 @@ def retrain(model: Model, config: TrainConfig, *, progress: bool | None = None) 
     jax.block_until_ready(new.params)
     return UnlearnResult(new, {"num_forgotten": len(forget), "seconds": time.perf_counter() - start})
 
-  return Unlearner(fit_fn, unlearn_fn, lambda state: model_scorer(model, state), "exact", "retrain")
+  def refit_fn(key: jax.Array, state: ModelState) -> ModelState:
+    return fit_fn(key, state.interactions)
+
+  return Unlearner(fit_fn, unlearn_fn, lambda state: model_scorer(model, state), "exact", "retrain", refit_fn)

@@ -115,8 +115,9 @@ def test_seconds_and_compilation():
 def test_write(tmp_path):
   pytest.importorskip("matplotlib")
   files = _report.write(RESULTS, tmp_path, title="Toy")
-  assert [file.name for file in files] == ["table.md", "plot.png", "plot.svg"]
-  assert sorted(file.name for file in tmp_path.iterdir()) == ["plot.png", "plot.svg", "table.md"]
+  assert [file.name for file in files] == ["table.md", "index.html", "plot.png", "plot.svg"]
+  assert sorted(file.name for file in tmp_path.iterdir()) == ["index.html", "plot.png", "plot.svg", "table.md"]
+  assert "<h1>Toy</h1>" in files[1].read_text(encoding="utf-8")
   assert files[0].read_text().splitlines()[2].startswith("| Original |")
 
 

@@ -1,0 +1,187 @@
+"""One self-contained HTML page of a comparison, from result dicts alone: tables that sort, plots, and how to re-run.
+
+The page loads nothing, from no network and no other file, and its numbers can be read without JavaScript. Equal results
+give equal bytes.
+"""
+
+from __future__ import annotations
+
+import html
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from experiments import _page_lines, _page_plots, _page_table
+from experiments._names import rank
+from experiments._report import Row, collect
+from experiments._results import PathLike, plain
+
+_ASSETS = Path(__file__).parent / "page"
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
+_LEAD = (
+  "Every number is a mean over seeds, with its sample standard deviation (n − 1) where there are several. NDCG "
+  "and Recall are of full rankings of what is served, train items masked. AUC tells forgotten pairs from retained "
+  "ones: the target is not 0.5 or 1 but the AUC of <em>Retrain</em>, the model trained again without the forgotten "
+  "pairs. A method whose utility and AUC both lie within Retrain's own spread has unlearned; one whose AUC is higher "
+  "than Retrain's has forgotten more than retraining does."
+)
+
+
+class Section(NamedTuple):
+  """One dataset, model and forget set."""
+
+  dataset: str
+  model: str
+  results: list[Mapping[str, Any]]
+  forget: str  # start of the forget set's hash where a dataset and model have several; else ""
+
+  @property
+  def name(self) -> str:
+    """Its heading."""
+    return f"{self.model} on {self.dataset}" + (f", forget set {self.forget}" if self.forget else "")
+
+
+def sections_of(results: Sequence[Mapping[str, Any]]) -> list[Section]:
+  """A section for each dataset and model, in order of appearance; several where a seed has several forget sets.
+
+  A result without a forget set (`experiments.fit`) belongs to the forget set of the others where there is but one.
+  """
+  groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+  for result in results:
+    groups.setdefault((str(result["dataset"]), str(result["model"])), []).append(result)
+  sections = []
+  for (dataset, model), members in groups.items():
+    sets = list(dict.fromkeys((m.get("data_hash"), m.get("forget_hash")) for m in members))
+    of_seed: dict[int, set[Any]] = {}
+    for member in members:
+      for seed in member["seeds"]:
+        of_seed.setdefault(seed, set()).add((member.get("data_hash"), member.get("forget_hash")))
+    named = [pair for pair in sets if pair[1]]
+    if all(len(found) == 1 for found in of_seed.values()):
+      sections.append(Section(dataset, model, members, ""))
+    elif len(named) == 1 and {pair[0] for pair in sets} == {named[0][0]} and _differ(members):
+      sections.append(Section(dataset, model, members, ""))
+    else:
+      for pair in sets:
+        part = [m for m in members if (m.get("data_hash"), m.get("forget_hash")) == pair]
+        sections.append(Section(dataset, model, part, (str(pair[1])[:12] if pair[1] else "none")))
+  return sections
+
+
+def _differ(results: Sequence[Mapping[str, Any]]) -> bool:
+  """Whether no two results are of one method and seed."""
+  cells = [(result["method"], seed) for result in results for seed in result["seeds"]]
+  return len(set(cells)) == len(cells)
+
+
+def _rows(section: Section) -> list[Row]:
+  named = next((r.get("forget_hash") for r in section.results if r.get("forget_hash")), None)
+  return collect([r if r.get("forget_hash") else {**r, "forget_hash": named} for r in section.results])
+
+
+def _figure(figure: _page_plots.Figure, title: str = "") -> str:
+  head = f"<h3>{html.escape(title)}</h3>" if title else ""
+  said = f"<figcaption>{html.escape(figure.caption)}</figcaption>" if figure.caption else ""
+  return f"<figure>{head}{figure.svg}{said}</figure>"
+
+
+def _section(section: Section, anchor: str, colours: Mapping[str, int]) -> str:
+  rows, runs = _rows(section), _page_table.runs_of(section.results)
+  figures = _page_plots.pareto(rows, colours)
+  figures += filter(
+    None,
+    (
+      _page_plots.by_method(
+        rows,
+        "completeness.auc",
+        "AUC",
+        "AUC of forgotten against retained pairs; the band is Retrain's mean ± sd. Right of it a method forgets more "
+        "than retraining, left of it less.",
+        colours,
+      ),
+      _page_plots.by_method(
+        rows,
+        "efficiency.seconds",
+        "seconds",
+        "Seconds of the request without compilation, of Original of its fit; error bars are one sd over seeds.",
+        colours,
+      ),
+    ),
+  )
+  drawn = "".join(map(_figure, figures))
+  return (
+    f'<section id="{anchor}" aria-labelledby="{anchor}-name"><h2 id="{anchor}-name">{html.escape(section.name)}</h2>'
+    f"{_page_table.table(rows, runs, anchor, section.name)}{_page_table.runs_list(runs, anchor)}"
+    f'<div class="figures">{drawn}</div></section>'
+  )
+
+
+def _curves(curves: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+  groups: dict[str, list[str]] = {}
+  for curve in curves:
+    drawn = _figure(_page_lines.draw(curve), str(curve["title"]))
+    groups.setdefault(str(curve.get("heading") or "Curves"), []).append(drawn)
+  return [(heading, f'<div class="figures">{"".join(drawn)}</div>') for heading, drawn in groups.items()]
+
+
+def page(results: Sequence[Mapping[str, Any]], *, title: str, curves: Sequence[Mapping[str, Any]] = ()) -> str:
+  """The page as text; see `write_page`."""
+  results = [plain(result) for result in results]
+  sections = sections_of(results)
+  methods = sorted({str(result["method"]) for result in results}, key=lambda method: (rank(method), method))
+  colours = {method: index for index, method in enumerate(method for method in methods if method != "retrain")}
+  colours["retrain"] = -1
+  body, links = [], []
+  for index, section in enumerate(sections, 1):
+    links.append((f"s{index}", section.name))
+    body.append(_section(section, f"s{index}", colours))
+  for index, (heading, drawn) in enumerate(_curves(_page_lines.check(curves)), 1):
+    links.append((f"c{index}", heading))
+    name = f'<h2 id="c{index}-name">{html.escape(heading)}</h2>'
+    body.append(f'<section id="c{index}" aria-labelledby="c{index}-name">{name}{drawn}</section>')
+  listed = "".join(f'<li><a href="#{anchor}">{html.escape(name)}</a></li>' for anchor, name in links)
+  style, script = ((_ASSETS / name).read_text(encoding="utf-8") for name in ("style.css", "script.js"))
+  said = html.escape(title)
+  return (
+    f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+    f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
+    '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+    '<meta name="color-scheme" content="light dark">\n'
+    f'<link rel="icon" href="data:,">\n<title>{said}</title>\n<style>\n{style}</style>\n</head>\n<body>\n'
+    f'<header><h1>{said}</h1><p class="lead">{_LEAD}</p><nav aria-label="Sections"><ul>{listed}</ul></nav></header>\n'
+    f"<main>\n{chr(10).join(body)}\n</main>\n<script>\n{script}</script>\n</body>\n</html>\n"
+  )
+
+
+def write_page(
+  results: Sequence[Mapping[str, Any]],
+  path: PathLike,
+  *,
+  title: str,
+  curves: Sequence[Mapping[str, Any]] = (),
+) -> Path:
+  """Writes the page, whole or not at all, and returns its path.
+
+  Args:
+    results: as from `_results.load_results`; one section for each dataset and model.
+    path: the file to write; its folder is made.
+    title: heading of the page.
+    curves: line plots after the tables; what they hold is said at `_page_lines.check`.
+
+  Raises:
+    ValueError: results cannot share a table (`_report.collect`), or a curve is not one.
+    OSError: it cannot be written; the message names it.
+  """
+  content = page(results, title=title, curves=curves)
+  target = Path(path)
+  temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+  try:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary.write_bytes(content.encode("utf-8", "replace"))  # JSON may hold half a surrogate pair
+    os.replace(temporary, target)
+  except OSError as error:
+    raise OSError(error.errno, f"Cannot write the page {target}: {error.strerror}", str(target)) from error
+  finally:
+    temporary.unlink(missing_ok=True)
+  return target

@@ -1,0 +1,67 @@
+"""Partitions by name, those from pre-trained vectors with their pre-training."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+
+from jaxunlearn import partition
+from jaxunlearn._validate import check_choice, check_positive
+from jaxunlearn.base import Embeddings
+from jaxunlearn.data.interactions import Interactions
+from jaxunlearn.partition import Partition
+from jaxunlearn.recipes import Recipe, recipe
+from jaxunlearn.train import fit
+
+VectorsFn = Callable[[jax.Array, Interactions], Embeddings]
+NAMES = ("random", "ubp", "ibp", "inbp", "blpa", "bekm")
+
+
+def pretrained(key: jax.Array, interactions: Interactions, how: Recipe | None = None) -> Embeddings:
+  """Vectors to partition by: WMF trained on all given pairs (70 epochs of the tuned recipe when None), as in RecEraser.
+
+  They, and the partition made from them, are derived from every pair, later forgotten ones included.
+  """
+  if how is None:
+    tuned = recipe("wmf")
+    how = Recipe(tuned.model_config, dataclasses.replace(tuned.train_config, num_epochs=70))
+  model = how.model("wmf")
+  params = fit(key, model, interactions, how.train_config, progress=False).params
+  return model.encode(params, None)
+
+
+def partitioner(
+  name: str, num_shards: int, *, vectors: VectorsFn | None = None
+) -> Callable[[jax.Array, Interactions], Partition]:
+  """(key, interactions) -> Partition of that name.
+
+  Args:
+    name: random, ubp, ibp, inbp, blpa, bekm.
+    num_shards: K.
+    vectors: (key, interactions) -> Embeddings to partition by; `pretrained` when None. Vectors that never saw a pair
+      that may be forgotten (side features, public data) make the partition as good as data-independent.
+
+  Raises:
+    ValueError: no such partition, or num_shards < 1.
+  """
+  check_choice("partition", name, NAMES)
+  check_positive("num_shards", num_shards)
+  source = vectors or pretrained
+
+  def make(key: jax.Array, interactions: Interactions) -> Partition:
+    vector_key, key = jax.random.split(key)
+    if name == "random":
+      return partition.random(key, interactions, num_shards)
+    if name == "blpa":
+      return partition.blpa(key, interactions, num_shards)
+    found = source(vector_key, interactions)
+    if name == "ubp":
+      return partition.ubp(key, interactions, found.user, num_shards)
+    if name == "ibp":
+      return partition.ibp(key, interactions, found.item, num_shards)
+    both = partition.inbp if name == "inbp" else partition.bekm
+    return both(key, interactions, found.user, found.item, num_shards)
+
+  return make

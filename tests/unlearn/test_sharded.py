@@ -1,0 +1,245 @@
+"""Exactness of the retraining family, bit by bit, for every method and base model."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxunlearn import models
+from jaxunlearn.aggregate import AggregateConfig
+from jaxunlearn.base import Embeddings
+from jaxunlearn.exactness import verify_exact
+from jaxunlearn.requests import Request
+from jaxunlearn.train import TrainConfig
+from jaxunlearn.unlearn import _sharded
+from jaxunlearn.unlearn.grapheraser import GraphEraserConfig, grapheraser
+from jaxunlearn.unlearn.laser import LASERConfig, laser
+from jaxunlearn.unlearn.receraser import RecEraserConfig, receraser
+from jaxunlearn.unlearn.retrain import retrain
+from jaxunlearn.unlearn.sisa import SISAConfig, sisa
+from tests.small import random_pairs
+
+KEY = jax.random.key(3)
+TRAIN = TrainConfig(num_epochs=3, batch_size=32, learning_rate=0.02)
+QUICK = TrainConfig(num_epochs=2, batch_size=128, learning_rate=0.01)
+MODELS = {
+  "bprmf": models.bprmf(models.BPRMFConfig(embedding_dim=8)),
+  "wmf": models.wmf(models.WMFConfig(embedding_dim=8)),
+  "lightgcn": models.lightgcn(models.LightGCNConfig(embedding_dim=8, num_layers=2)),
+  "neumf": models.neumf(models.NeuMFConfig(embedding_dim=4, hidden=(8, 4))),
+}
+
+
+def given_vectors(key, interactions):
+  """Vectors that depend on the key alone: pre-training costs a test more than it tells."""
+  user_key, item_key = jax.random.split(key)
+  return Embeddings(
+    jax.random.normal(user_key, (interactions.num_users, 4)), jax.random.normal(item_key, (interactions.num_items, 4))
+  )
+
+
+def attention(**changes):
+  return AggregateConfig(kind="attention", attention_dim=4, train=QUICK, **changes)
+
+
+METHODS = {
+  "sisa": lambda model: sisa(model, TRAIN, SISAConfig(num_shards=4)),
+  "sisa_slices": lambda model: sisa(model, TRAIN, SISAConfig(num_shards=3, num_slices=3)),
+  "grapheraser": lambda model: grapheraser(
+    model,
+    TRAIN,
+    GraphEraserConfig(num_shards=4, aggregate=AggregateConfig(kind="static", train=QUICK)),
+    vectors=given_vectors,
+  ),
+  "receraser": lambda model: receraser(
+    model, TRAIN, RecEraserConfig(num_shards=4, aggregate=attention()), vectors=given_vectors
+  ),
+  "laser": lambda model: laser(model, TRAIN, LASERConfig(num_groups=3)),
+}
+ALL = [(method, name) for method in METHODS for name in MODELS]
+
+
+@pytest.fixture(scope="module")
+def fitted():
+  cache = {}
+
+  def get(method, name):
+    if (method, name) not in cache:
+      unlearner = METHODS[method](MODELS[name])
+      cache[method, name] = unlearner, unlearner.fit(KEY, random_pairs())
+    return cache[method, name]
+
+  return get
+
+
+def equal(a, b):
+  a, b = jax.tree.leaves(a), jax.tree.leaves(b)
+  return len(a) == len(b) and all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def some(data, *rows):
+  keep = np.zeros(len(data), bool)
+  keep[list(rows)] = True
+  return data.select(keep)
+
+
+@pytest.mark.parametrize(("method", "name"), ALL)
+def test_a_request_is_bitwise_training_from_scratch_without_the_pairs(method, name, fitted):
+  unlearner, state = fitted(method, name)
+  new = unlearner.unlearn(KEY, state, some(state.interactions, 5, 6, 200)).state
+  report = verify_exact(KEY, unlearner, new)
+  assert report.exact and report.num_arrays > 5, str(report)
+  assert not equal(new, state)
+  # The check sees a single bit: one number of one array changed in the last place.
+  leaves, structure = jax.tree.flatten(new)
+  at = next(i for i, leaf in enumerate(leaves) if np.issubdtype(np.asarray(leaf).dtype, np.floating))
+  damaged = np.array(leaves[at])
+  damaged.flat[0] = np.nextafter(damaged.flat[0], np.float32(9))
+  broken = jax.tree.unflatten(structure, [*leaves[:at], jnp.asarray(damaged), *leaves[at + 1 :]])
+  assert not verify_exact(KEY, unlearner, broken).exact
+
+
+@pytest.mark.parametrize(("method", "name"), ALL)
+def test_sequences_equal_the_joint_request_in_any_order(method, name, fitted):
+  unlearner, state = fitted(method, name)
+  first, second = some(state.interactions, 3, 40), some(state.interactions, 41, 250)
+  one_way = unlearner.unlearn(KEY, unlearner.unlearn(KEY, state, first).state, second).state
+  other_way = unlearner.unlearn(KEY, unlearner.unlearn(KEY, state, second).state, first).state
+  joint = unlearner.unlearn(KEY, state, some(state.interactions, 3, 40, 41, 250)).state
+  assert equal(one_way, joint) and equal(other_way, joint)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("method", ["sisa", "grapheraser", "receraser"])
+def test_untouched_shards_are_the_same_buffers(method, name, fitted):
+  unlearner, state = fitted(method, name)
+  result = unlearner.unlearn(KEY, state, some(state.interactions, 7))
+  touched = int(state.partition.shard[7])
+  assert result.info["num_shards_retrained"] == 1
+  for shard in range(4):
+    old, new = jax.tree.leaves(state.params[shard]), jax.tree.leaves(result.state.params[shard])
+    same = [a is b for a, b in zip(old, new, strict=True)]
+    assert not any(same) if shard == touched else all(same)
+
+
+@pytest.mark.parametrize(("method", "name"), ALL)
+def test_users_items_and_pairs_of_several_shards_are_one_request(method, name, fitted):
+  unlearner, state = fitted(method, name)
+  request = Request(pairs=[(int(state.interactions.user[0]), int(state.interactions.item[0]))], users=[5], items=[7])
+  new = unlearner.unlearn(KEY, state, request).state
+  assert not np.any(new.interactions.user == 5) and not np.any(new.interactions.item == 7)
+  assert len(new.partition) == len(new.interactions)
+  assert verify_exact(KEY, unlearner, new).exact
+  assert np.all(np.isfinite(unlearner.scorer(new).scores(np.arange(40))))
+
+
+def test_without_a_condition_sisa_equals_its_own_fit_on_the_retained_pairs():
+  unlearner, data = METHODS["sisa_slices"](MODELS["bprmf"]), random_pairs()
+  forget = some(data, 0, 100, 101, 300)
+  state = unlearner.unlearn(KEY, unlearner.fit(KEY, data), forget).state
+  assert equal(state, unlearner.fit(KEY, data.without(forget)))
+  assert verify_exact(KEY, unlearner, state).derived == []
+
+
+def test_a_partition_from_vectors_is_reported():
+  unlearner = METHODS["receraser"](MODELS["bprmf"])
+  report = verify_exact(KEY, unlearner, unlearner.fit(KEY, random_pairs()))
+  assert report.derived == ["partition.shard (inbp)"] and "random" in report.advice and "derived" in str(report)
+
+
+def test_verifying_an_approximate_method_is_refused(fitted):
+  unlearner, state = fitted("sisa", "bprmf")
+  with pytest.raises(ValueError, match="exact method"):
+    verify_exact(KEY, unlearner._replace(refit=None, guarantee="approximate"), state)
+  exact = retrain(MODELS["bprmf"], TRAIN)
+  assert verify_exact(KEY, exact, exact.fit(KEY, random_pairs())).exact
+
+
+def test_slices_resume_from_the_last_clean_stage(fitted):
+  unlearner, state = fitted("sisa_slices", "bprmf")
+  for wanted in range(3):
+    row = int(np.flatnonzero(state.slices == wanted)[0])
+    result = unlearner.unlearn(KEY, state, some(state.interactions, row))
+    assert result.info["stages_retrained"] == 3 - wanted
+    shard = int(state.partition.shard[row])
+    kept = [equal(a, b) for a, b in zip(state.stages[shard], result.state.stages[shard], strict=True)]
+    assert kept == [stage < wanted for stage in range(2)]
+
+
+def test_laser_keeps_the_checkpoints_before_the_first_touched_group(fitted):
+  unlearner, state = fitted("laser", "bprmf")
+  row = int(np.flatnonzero(state.partition.shard == 1)[0])
+  new = unlearner.unlearn(KEY, state, some(state.interactions, row)).state
+  same = [equal(a, b) for a, b in zip(state.checkpoints, new.checkpoints, strict=True)]
+  assert same == [True, False, False]
+
+
+def test_lasers_checkpoint_equals_a_run_cut_off_after_that_group(fitted):
+  unlearner, state = fitted("laser", "lightgcn")
+  data, groups = state.interactions, state.partition
+  cut = laser(
+    MODELS["lightgcn"],
+    TRAIN,
+    groups=lambda key, pairs: dataclasses.replace(groups.select(groups.shard < 2), num_shards=2),
+  )
+  early = cut.fit(KEY, data.select(groups.shard < 2))
+  assert equal(early.checkpoints, state.checkpoints[:2])
+
+
+@pytest.mark.parametrize("method", ["sisa", "receraser"])
+def test_early_stopping_by_shard_is_exact_too(method):
+  train = dataclasses.replace(TRAIN, num_epochs=12, eval_every=2, patience=1, validation_fraction=0.2)
+  if method == "sisa":
+    unlearner = sisa(MODELS["bprmf"], train, SISAConfig(num_shards=3, early_stopping=True))
+  else:
+    config = RecEraserConfig(num_shards=3, aggregate=attention(), early_stopping=True)
+    unlearner = receraser(MODELS["bprmf"], train, config, vectors=given_vectors)
+  state = unlearner.fit(KEY, random_pairs())
+  new = unlearner.unlearn(KEY, state, some(state.interactions, 11, 12)).state
+  assert verify_exact(KEY, unlearner, new).exact
+
+
+def test_a_second_request_of_another_size_does_not_trace_again(fitted):
+  from jaxunlearn import shards
+
+  unlearner, state = fitted("receraser", "bprmf")
+  state = unlearner.unlearn(KEY, state, some(state.interactions, 1)).state
+  before = shards._train_one._cache_size()
+  unlearner.unlearn(KEY, state, some(state.interactions, *range(30, 60)))
+  assert shards._train_one._cache_size() == before
+
+
+def test_the_forgotten_pairs_are_in_no_array_of_the_state(fitted):
+  unlearner, state = fitted("sisa_slices", "lightgcn")
+  forget = some(state.interactions, 9, 90, 190)
+  new = unlearner.unlearn(KEY, state, forget).state
+  assert not new.interactions.contains(forget).any()
+  assert len(new.partition) == len(new.slices) == len(new.interactions) == len(state.interactions) - 3
+  gone = unlearner.unlearn(KEY, state, Request(users=[4])).state
+  scores = unlearner.scorer(gone)
+  fresh = unlearner.fit(KEY, gone.interactions)
+  np.testing.assert_array_equal(scores.scores(np.asarray([4])), unlearner.scorer(fresh).scores(np.asarray([4])))
+
+
+def test_stage_epochs_do_the_work_of_one_run():
+  assert _sharded.stage_epochs(30, 1) == 30
+  assert _sharded.stage_epochs(30, 2) * (1 + 2) / 2 == 30
+  assert _sharded.stage_epochs(1, 9) == 1
+
+
+@pytest.mark.parametrize(
+  ("make", "match"),
+  [
+    (lambda: RecEraserConfig(partition="inpb"), "inbp"),
+    (lambda: GraphEraserConfig(partition="kmeans"), "bekm"),
+    (lambda: SISAConfig(num_slices=0).shard_config(TRAIN, None), "num_slices"),
+    (lambda: SISAConfig(num_slices=2, early_stopping=True).shard_config(TRAIN, None), "num_slices=1"),
+    (lambda: LASERConfig(num_groups=0), "num_groups"),
+    (lambda: sisa(MODELS["bprmf"], TRAIN, SISAConfig(num_shards=0)), "num_shards"),
+  ],
+)
+def test_bad_settings_are_named(make, match):
+  with pytest.raises(ValueError, match=match):
+    make()
