@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -11,18 +12,21 @@ import numpy as np
 
 from experiments import _bench, _bench_torch
 from experiments._bench import Row, Side, Target
-from jaxunlearn import sampling
+from jaxunlearn import partition, sampling
 from jaxunlearn.base import Batch, Embeddings, Model, Scorer, inner_product_score
 from jaxunlearn.data.interactions import Interactions
 from jaxunlearn.metrics.ranking import RankingEvaluator, top_k_items
 from jaxunlearn.models import BPRMFConfig, LightGCNConfig, bprmf, lightgcn
-from jaxunlearn.train import TrainConfig, init_state, prepare, train_epoch
+from jaxunlearn.recipes import recipe
+from jaxunlearn.shards import train_shards
+from jaxunlearn.train import TrainConfig, fit, init_state, prepare, train_epoch
 
 DIM = 64
 LAYERS = 3
 OURS_STEPS, TORCH_STEPS = 8, 2  # training steps timed in a round
 IMPLICIT_EPOCHS = 5  # so that what its `fit` does once counts little
 LARGEST_K = 50
+SHARDS = 10
 L2 = 1e-2  # costs the same at any weight, and at this one the check of agreement would see it missing
 
 
@@ -138,3 +142,35 @@ def ranking_rows(train: Interactions, test: Interactions | None, repeats: int) -
     ours.append(Side("RankingEvaluator", lambda: evaluator(scorer)))
   work = f"top {k} of {train.num_items:,} for {train.num_users:,} users"
   return _bench.compare("ranking", work, ours, [Target(Side("implicit, recommend", recommend), 1.2)], repeats)
+
+
+def shard_rows(train: Interactions, repeats: int) -> list[Row]:
+  """An epoch of each of ten submodels on a random shard, against one of the model on all pairs: as many examples.
+
+  Both with the tuned recipe, from initialisation and preparation of the data on, of which there are ten in ours. The
+  batch size is the recipe's where a shard fills a batch, else a shard's mean size.
+  """
+  rows: list[Row] = []
+  parts = partition.random(jax.random.key(1), train, SHARDS).shards(train)
+  for name in ("bprmf", "lightgcn"):
+    how, key = recipe(name), jax.random.key(0)
+    batch_size = max(1, min(how.train_config.batch_size, len(train) // SHARDS))
+    config = dataclasses.replace(how.train_config, num_epochs=1, batch_size=batch_size)
+    sides = _shards_and_whole(how.model(name), parts, train, config, key)
+    work = f"{name} epoch, batch {batch_size}, {config.optimizer}"
+    rows += _bench.compare("shards", work, [sides[0]], [Target(sides[1], 1.3)], repeats)
+  return rows
+
+
+def _shards_and_whole(
+  model: Model, parts: list[Interactions], train: Interactions, config: TrainConfig, key: jax.Array
+) -> tuple[Side, Side]:
+  keys = [jax.random.fold_in(key, shard) for shard in range(len(parts))]
+
+  def shards() -> object:
+    return jax.block_until_ready(train_shards(keys, model, parts, config, progress=False).params)
+
+  def whole() -> object:
+    return jax.block_until_ready(fit(key, model, train, config, progress=False).params)
+
+  return Side(f"train_shards, {len(parts)} shards", shards), Side("fit, all pairs", whole)

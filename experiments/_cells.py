@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from experiments import _common, _identity, _results
-from experiments._methods import run_request
+from experiments._methods import LIGHTUL, OWN_FIT, Outcome, run_own, run_request, settings
 from jaxunlearn import checkpoint
+from jaxunlearn.base import Embeddings
 from jaxunlearn.data.dataset import Dataset
 from jaxunlearn.data.interactions import Interactions
 from jaxunlearn.recipes import Recipe
 from jaxunlearn.train import TrainConfig
+from jaxunlearn.unlearn._partitions import pretrained
 from jaxunlearn.unlearn.lightul import LightULConfig
 from jaxunlearn.unlearn.retrain import ModelState, model_scorer
 
@@ -36,6 +39,8 @@ class Cells:
     measure: of the same dataset and forget set.
     epochs: to train; 0: found once, on a validation part of train with seed 0, and the same for all seeds and Retrain.
     lightul: changes of LightUL's preset.
+    changes: {method: {field: value}} of the other methods' configurations.
+    shard_epochs: of every shard of methods that train models of their own; 0: the recipe's.
     overwrite: remove what the folder holds, whatever its settings.
     progress: as for `train.fit`.
 
@@ -55,11 +60,14 @@ class Cells:
     *,
     epochs: int = 0,
     lightul: dict[str, Any] | None = None,
+    changes: Mapping[str, Mapping[str, Any]] | None = None,
+    shard_epochs: int = 0,
     overwrite: bool = False,
     progress: bool | None = None,
   ) -> None:
     self.folder, self.name, self.dataset, self.forget, self.measure = folder, name, dataset, forget, measure
     self.lightul, self.progress, self.model = lightul or {}, progress, recipe.model(name)
+    self.changes, self.shard_epochs = changes or {}, shard_epochs
     self.num_found = 0  # cells that were there
     _results.prepare_out(folder)
     if overwrite:
@@ -95,22 +103,31 @@ class Cells:
   def run(self, method: str, seed: int, objective: str = "preserve") -> None:
     """One cell, unless it is there."""
     out = self.path(method, seed, objective)
-    is_lightul = method.startswith("lightul")
-    lightul = LightULConfig.preset(objective, self.name, **self.lightul) if is_lightul else None
+    chosen: dict[str, Any] = {}
+    if method in LIGHTUL:
+      chosen = {"lightul": LightULConfig.preset(objective, self.name, **self.lightul)}
+    elif method != "original":
+      chosen = settings(
+        method, self.name, self.config, self.changes.get(method, {}), shard_epochs=self.shard_epochs
+      )  # fmt: skip
     if (out / _results.FILE_NAME).exists():
-      if is_lightul:
-        stored = _results.load_results(out)[0]
-        _identity.check(out, stored, {"config": {"lightul": lightul}}, {"config": {"lightul": LightULConfig()}})
+      stored = _results.load_results(out)[0]
+      _identity.check(out, stored, {"config": chosen}, {"config": {"lightul": LightULConfig()}})
       self.num_found += 1
       return
-    measured = self._original(out, seed) if method == "original" else self._request(out, method, seed, lightul)
+    if method == "original":
+      measured = self._original(out, seed)
+    elif method in OWN_FIT:
+      measured = self._own(method, seed, chosen)
+    else:
+      measured = self._request(out, method, seed, chosen.get("lightul", chosen.get("method")))
     identity = dict(self.identity)
     result = _results.make_result(
       method=_label(method, objective),
       model=self.name,
       dataset=self.dataset.name,
       seeds=[seed],
-      config={**identity.pop("config"), "lightul": lightul},
+      config={**identity.pop("config"), **chosen},
       **identity,
       **measured,
     )
@@ -134,13 +151,34 @@ class Cells:
     params, _ = checkpoint.restore(self.path("original", seed) / "model")
     return ModelState(params, self.dataset.train)
 
-  def _request(self, out: Path, method: str, seed: int, lightul: LightULConfig | None) -> dict[str, Any]:
+  def _vectors(self, seed: int) -> Any:
+    """Vectors that partitions of a seed are made from, WMF's: trained once and shared by its methods."""
+    path = self.folder / "vectors" / f"seed{seed}"
+
+    def vectors(key: jax.Array, interactions: Interactions) -> Embeddings:
+      return _common.cached_vectors(path, lambda: pretrained(key, interactions))
+
+    return vectors
+
+  def _own(self, method: str, seed: int, chosen: dict[str, Any]) -> dict[str, Any]:
+    own = run_own(
+      jax.random.key(seed), method, self.name, chosen, self.dataset.train, self.forget, self.measure,
+      vectors=self._vectors(seed), progress=self.progress,
+    )  # fmt: skip
+    info = {**own.outcome.info, "fit_utility": own.fit_utility, "fit_completeness": own.fit_completeness}
+    return self._against_retrain(method, seed, own.outcome._replace(info=info), {"fit_seconds": own.fit_seconds})
+
+  def _request(self, out: Path, method: str, seed: int, chosen: Any) -> dict[str, Any]:
+    del out
     outcome = run_request(
       jax.random.key(seed), method, self.model, self.config, self.state(seed), self.forget, self.measure,
-      lightul=lightul, progress=self.progress,
+      chosen=chosen, progress=self.progress,
     )  # fmt: skip
+    return self._against_retrain(method, seed, outcome, {})
+
+  def _against_retrain(self, method: str, seed: int, outcome: Outcome, more: dict[str, float]) -> dict[str, Any]:
     completeness = dict(outcome.completeness)
-    seconds = {"unlearn_seconds": outcome.seconds, "compile_seconds": outcome.compile_seconds}
+    seconds = {**more, "unlearn_seconds": outcome.seconds, "compile_seconds": outcome.compile_seconds}
     reference = self.path("retrain", seed) / _results.FILE_NAME
     if method != "retrain" and reference.exists():
       retrained = _results.load_results(reference)[0]

@@ -16,7 +16,7 @@ from absl import flags
 
 from experiments import _flags
 from jaxunlearn import checkpoint
-from jaxunlearn.base import Model, Scorer
+from jaxunlearn.base import Embeddings, Model, Scorer
 from jaxunlearn.data import datasets, forget
 from jaxunlearn.data.dataset import Dataset
 from jaxunlearn.data.interactions import Interactions
@@ -50,15 +50,31 @@ def forget_flags() -> None:
   flags.DEFINE_string("forget", None, "file of pairs to forget, `user item item …` a line, as in train.txt")
   flags.DEFINE_enum("by", "interaction", ["interaction", "user", "item"], "what is drawn when there is no --forget")
   flags.DEFINE_float("ratio", 0.01, "share that is drawn when there is no --forget, in (0, 1)")
+  flags.DEFINE_integer("pairs", 0, "number of random pairs that is drawn instead of a share", lower_bound=0)
   flags.DEFINE_enum("selection", "random", ["random", "core", "edge"], "how it is drawn")
 
 
 def forget_from_flags(data: Interactions, *, seed: int) -> Interactions:
   """The forget set that the flags name; every pair of it is checked to be in `data`."""
   values = flags.FLAGS
+  if values.pairs and not values.forget:
+    return draw_pairs(np.random.default_rng(seed), data, values.pairs)
   found = read_forget(values.forget, data, by=values.by, ratio=values.ratio, selection=values.selection, seed=seed)
   data.without(found)
   return found
+
+
+def draw_pairs(rng: np.random.Generator, data: Interactions, count: int) -> Interactions:
+  """`count` distinct pairs of `data`, uniformly.
+
+  Raises:
+    ValueError: there are not that many, or nothing would be left.
+  """
+  if not 0 < count < len(data):
+    raise ValueError(f"Expected --pairs={count} in [1, {len(data) - 1}], fewer than there are.")
+  keep = np.zeros(len(data), bool)
+  keep[rng.choice(len(data), count, replace=False)] = True
+  return data.select(keep)
 
 
 def load_dataset() -> Dataset:
@@ -127,6 +143,14 @@ def read_forget(
     return read_pairs(path, num_users=data.num_users, num_items=data.num_items)
   rng = np.random.default_rng(seed)
   return forget.sample_forget(rng, data, by=cast(Any, by), ratio=ratio, selection=cast(Any, selection))
+
+
+def cached_vectors(path: Path, make: Callable[[], Embeddings]) -> Embeddings:
+  """Vectors that partitions are made from, trained once and kept in a folder."""
+  if not path.exists():
+    checkpoint.save(path, make())
+  found, _ = checkpoint.restore(path, Embeddings(..., ...))  # type: ignore[arg-type]
+  return cast(Embeddings, found)
 
 
 class Measure:

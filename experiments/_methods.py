@@ -4,19 +4,48 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 
 from experiments._common import Measure
 from jaxunlearn._validate import check_choice
-from jaxunlearn.base import Model, UnlearnResult
+from jaxunlearn.base import Model, Unlearner, UnlearnResult
 from jaxunlearn.data.interactions import Interactions
+from jaxunlearn.recipes import Recipe, recipe
 from jaxunlearn.train import TrainConfig, fit
+from jaxunlearn.unlearn.finetune import FinetuneConfig, finetune
+from jaxunlearn.unlearn.gradient_ascent import GradientAscentConfig, gradient_ascent
+from jaxunlearn.unlearn.grapheraser import GraphEraserConfig, grapheraser
+from jaxunlearn.unlearn.ifru import IFRUConfig, ifru
+from jaxunlearn.unlearn.l2unrank import L2UnRankConfig, l2unrank
+from jaxunlearn.unlearn.laser import LASERConfig, laser
 from jaxunlearn.unlearn.lightul import LightULConfig, unlearn, vectors_scorer
+from jaxunlearn.unlearn.receraser import RecEraserConfig, receraser
 from jaxunlearn.unlearn.retrain import ModelState, model_scorer, retrain
+from jaxunlearn.unlearn.rownewton import RowNewtonConfig, rownewton
+from jaxunlearn.unlearn.sisa import SISAConfig, sisa
 
-METHODS = ("retrain", "lightul", "lightul-wm")
+Factory = Callable[..., Unlearner]  # (model, train_config, config, progress=…)
+# They start from the trained model.
+POST_HOC: dict[str, tuple[Factory, Any]] = {
+  "finetune": (finetune, FinetuneConfig()),
+  "gradient-ascent": (gradient_ascent, GradientAscentConfig()),
+  "ifru": (ifru, IFRUConfig()),
+  "l2unrank": (l2unrank, L2UnRankConfig()),
+  "rownewton": (rownewton, RowNewtonConfig()),
+}
+# They train models of their own.
+OWN_FIT: dict[str, tuple[Factory, Any]] = {
+  "sisa": (sisa, SISAConfig()),
+  "grapheraser": (grapheraser, GraphEraserConfig()),
+  "receraser": (receraser, RecEraserConfig()),
+  "laser": (laser, LASERConfig()),
+}
+LIGHTUL = ("lightul", "lightul-wm")
+METHODS = ("retrain", *LIGHTUL, *POST_HOC, *OWN_FIT)
+CONFIGS: dict[str, Any] = {name: config for name, (_, config) in (POST_HOC | OWN_FIT).items()}
 
 
 class Outcome(NamedTuple):
@@ -30,6 +59,56 @@ class Outcome(NamedTuple):
   info: dict[str, Any]
 
 
+def settings(
+  method: str, model: str, train: TrainConfig, changes: Mapping[str, Any], *, shard_epochs: int = 0
+) -> dict[str, Any]:
+  """All that a method is configured by, for its record: {} for retrain.
+
+  Args:
+    method: one of `METHODS`, LightUL's two aside.
+    model: the base model's name.
+    train: how the base model is trained; a post-hoc method weighs examples as training did.
+    changes: {field: value} of the method's configuration, dotted for a field of a field.
+    shard_epochs: of every shard of a method that trains models of its own; 0: the recipe's.
+  """
+  if method == "retrain":
+    return {}
+  shards = recipe(model, "shards") if method in OWN_FIT else None
+  config = CONFIGS[method] if shards is None else _with_aggregate(CONFIGS[method], shards)
+  if method == "ifru":
+    config = IFRUConfig.preset(model)
+  elif method == "l2unrank":
+    config = L2UnRankConfig.preset(model, train)
+  config = replace_dotted(config, changes)
+  if shards is not None:
+    how = dataclasses.replace(shards.train_config, num_epochs=shard_epochs or shards.train_config.num_epochs)
+    return {"method": config, "shard_model": shards.model_config, "shard_train": how}
+  fields = {field.name for field in dataclasses.fields(config)}
+  known = {"user_weight_power": train.user_weight_power, "avoid_positives": train.avoid_positives}
+  known["train_negatives"] = train.num_negatives
+  config = dataclasses.replace(config, **{n: v for n, v in known.items() if n in fields and n not in changes})
+  return {"method": config}
+
+
+def _with_aggregate(config: Any, shards: Recipe) -> Any:
+  """GraphEraser's and RecEraser's configuration with the aggregator's training of the recipe."""
+  if not hasattr(config, "aggregate") or shards.aggregate_train is None:
+    return config
+  return dataclasses.replace(config, aggregate=dataclasses.replace(config.aggregate, train=shards.aggregate_train))
+
+
+def replace_dotted(config: Any, changes: Mapping[str, Any]) -> Any:
+  """`dataclasses.replace` for names like "aggregate.train.num_epochs"."""
+  nested: dict[str, dict[str, Any]] = {}
+  for name, value in changes.items():
+    first, _, rest = name.partition(".")
+    nested.setdefault(first, {})[rest] = value
+  new = {
+    name: parts[""] if "" in parts else replace_dotted(getattr(config, name), parts) for name, parts in nested.items()
+  }
+  return dataclasses.replace(config, **new)
+
+
 def run_request(
   key: jax.Array,
   method: str,
@@ -39,25 +118,25 @@ def run_request(
   forget: Interactions,
   measure: Measure,
   *,
-  lightul: LightULConfig | None = None,
+  chosen: Any = None,
   progress: bool | None = None,
 ) -> Outcome:
-  """Serves one request, and measures what is served afterwards.
+  """Serves one request to a trained model, and measures what is served afterwards.
 
-  LightUL runs twice, cold and warm; Retrain runs one epoch before, which compiles all that its others run.
+  Post-hoc methods run twice, cold and warm; Retrain runs one epoch before, which compiles all that its others run.
 
   Args:
     key: of the request; for "retrain" that of the fit, so that only the data differ.
-    method: one of `METHODS`; "lightul-wm" is LightUL without phantoms, whatever `lightul` says.
+    method: one of `METHODS` that is not in `OWN_FIT`; "lightul-wm" is LightUL without phantoms, whatever `chosen` says.
     model: the base model.
     config: how it was trained; Retrain trains so again, the number of epochs included.
     state: before the request.
     forget: the pairs.
     measure: of utility and completeness.
-    lightul: LightUL's configuration.
+    chosen: the method's configuration.
     progress: as for `train.fit`.
   """
-  check_choice("method", method, METHODS)
+  check_choice("method", method, tuple(m for m in METHODS if m not in OWN_FIT))
   if method == "retrain":
     retained = state.interactions.without(forget)
     warm_up = dataclasses.replace(config, num_epochs=1)
@@ -66,11 +145,29 @@ def run_request(
     utility, completeness = measure(model_scorer(model, result.state))
     compile_seconds = max(0.0, cold - seconds / config.num_epochs)
     return Outcome(result.state, utility, completeness, seconds, compile_seconds, dict(result.info))
+  if method in LIGHTUL:
+    return _lightul(key, method, model, state, forget, measure, chosen)
+  factory, default = POST_HOC[method]
+  unlearner = factory(model, config, chosen or default, progress=progress)
+  _, cold = _timed(lambda: unlearner.unlearn(key, state, forget))
+  result, seconds = _timed(lambda: unlearner.unlearn(key, state, forget))
+  utility, completeness = measure(unlearner.scorer(result.state))
+  return Outcome(result.state, utility, completeness, seconds, max(0.0, cold - seconds), dict(result.info))
 
-  chosen = dataclasses.replace(lightul or LightULConfig(), phantoms=method == "lightul")
+
+def _lightul(
+  key: jax.Array,
+  method: str,
+  model: Model,
+  state: ModelState,
+  forget: Interactions,
+  measure: Measure,
+  chosen: LightULConfig | None,
+) -> Outcome:
+  config = dataclasses.replace(chosen or LightULConfig(), phantoms=method == "lightul")
 
   def request() -> UnlearnResult:
-    return unlearn(key, model, state.params, state.interactions, forget, chosen, diagnostics=True)
+    return unlearn(key, model, state.params, state.interactions, forget, config, diagnostics=True)
 
   _, cold = _timed(request)
   result, seconds = _timed(request)
@@ -80,6 +177,64 @@ def run_request(
   as_published, _ = measure(vectors_scorer(info.pop("unwhitened")))
   info["ndcg_unwhitened"] = as_published["ndcg@20"]
   return Outcome(result.state, utility, completeness, seconds, max(0.0, cold - seconds), info)
+
+
+class OwnOutcome(NamedTuple):
+  """A method's own model, trained, and a request to it: both served states measured."""
+
+  outcome: Outcome
+  fit_seconds: float
+  fit_utility: dict[str, float]
+  fit_completeness: dict[str, float]
+
+
+def run_own(
+  key: jax.Array,
+  method: str,
+  model_name: str,
+  chosen: dict[str, Any],
+  data: Interactions,
+  forget: Interactions,
+  measure: Measure,
+  *,
+  vectors: Any = None,
+  progress: bool | None = None,
+) -> OwnOutcome:
+  """Trains a method's own model (SISA, GraphEraser, RecEraser, LASER), serves one request, and measures both.
+
+  Compilation for all shards is in `fit_seconds`. Those that a request touches may need programs of their own (their
+  number on a GPU, WMF's strata): it is served once before with one epoch a shard and no aggregator.
+
+  Args:
+    key: of the fit and of the request, as exactness asks for.
+    method: one of `OWN_FIT`.
+    model_name: of the base model.
+    chosen: from `settings`.
+    data: all pairs.
+    forget: the pairs of the request.
+    measure: of utility and completeness.
+    vectors: (key, interactions) -> Embeddings that a partition is made from, or None for pre-training anew.
+    progress: as for `train.fit`.
+  """
+  model = Recipe(chosen["shard_model"], chosen["shard_train"]).model(model_name)
+  options = {"vectors": vectors} if method in ("grapheraser", "receraser") else {}
+  factory, config, train = OWN_FIT[method][0], chosen["method"], chosen["shard_train"]
+  unlearner = factory(model, train, config, progress=progress, **options)
+  start = time.perf_counter()
+  state = unlearner.fit(key, data)
+  jax.block_until_ready(jax.tree.leaves(state))
+  fit_seconds = time.perf_counter() - start
+  fit_utility, fit_completeness = measure(unlearner.scorer(state))
+  if hasattr(config, "aggregate"):
+    config = dataclasses.replace(config, aggregate=dataclasses.replace(config.aggregate, kind="mean"))
+  quick = factory(model, dataclasses.replace(train, num_epochs=1), config, progress=False, **options)
+  _, cold = _timed(lambda: quick.unlearn(key, state, forget))
+  result, seconds = _timed(lambda: unlearner.unlearn(key, state, forget))
+  utility, completeness = measure(unlearner.scorer(result.state))
+  info = {**result.info, "partition": repr(state.partition)}
+  compile_seconds = max(0.0, cold - result.info["seconds"] / train.num_epochs)
+  outcome = Outcome(result.state, utility, completeness, seconds, compile_seconds, info)
+  return OwnOutcome(outcome, fit_seconds, fit_utility, fit_completeness)
 
 
 def _timed(work: Any) -> tuple[UnlearnResult, float]:

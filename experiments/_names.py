@@ -10,10 +10,13 @@ NAMES = {
   "grapheraser": "GraphEraser",
   "receraser": "RecEraser",
   "laser": "LASER",
+  "finetune": "Fine-tune",
+  "gradient-ascent": "Gradient ascent",
   "ifru": "IFRU",
   "l2unrank": "L2UnRank",
   "lightul-wm": "LightUL-WM",
   "lightul": "LightUL",
+  "rownewton": "RowNewton (ours)",
 }
 _DEFAULT = "preserve"  # the objective that goes without saying
 

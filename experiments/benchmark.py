@@ -1,11 +1,12 @@
-"""Times ours against other libraries, side by side in one run, on the CPU.
+"""Times ours against other libraries, and shards against the whole, side by side in one run, on the CPU.
 
     python -m experiments.benchmark --dataset=gowalla --out=runs/benchmark
 
 Rows: `lightgcn`, a training step against PyTorch; `bpr`, an epoch of BPR-MF against implicit; `ranking`, the best 50
-items of all users against implicit. Each has a ratio of seconds to reach, ours by the other's. The sides run in turns;
-seconds and ratios are medians over --repeats rounds, after one that is not counted. Writes out/result.json. A row
-whose library is not installed is left out.
+items of all users against implicit; `shards`, an epoch of each of ten submodels against one of the whole model, BPR-MF
+and LightGCN. Each has a ratio of seconds to reach, ours by the other's. The sides run in turns; seconds and ratios are
+medians over --repeats rounds, after one that is not counted. Writes out/result.json. A row whose library is not
+installed is left out.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from jaxunlearn._validate import check_choice, check_positive
 from jaxunlearn.data.dataset import Dataset
 
 FLAGS = flags.FLAGS
-ROWS = ("lightgcn", "bpr", "ranking")
+ROWS = ("lightgcn", "bpr", "ranking", "shards")
 _common.data_flags("gowalla")
 flags.DEFINE_list("rows", list(ROWS), f"which to measure, of {', '.join(ROWS)}")
 flags.DEFINE_integer("repeats", 3, "rounds that are timed, ≥ 1", lower_bound=1)
@@ -50,6 +51,8 @@ def measure(dataset: Dataset, names: Sequence[str], repeats: int) -> tuple[list[
         rows += _bench_rows.lightgcn_rows(dataset.train, repeats)
       elif name == "bpr":
         rows += _bench_rows.bpr_rows(dataset.train, repeats)
+      elif name == "shards":
+        rows += _bench_rows.shard_rows(dataset.train, repeats)
       else:
         rows += _bench_rows.ranking_rows(dataset.train, dataset.test, repeats)
     except _bench.MissingLibrary as error:

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from experiments import _common, _flags, _names, _report, _results
 from experiments._cells import Cells
+from experiments._methods import CONFIGS as METHOD_CONFIGS
 from experiments._methods import METHODS
 from jaxunlearn._validate import check_choice, check_positive
 from jaxunlearn.models import CONFIGS
@@ -33,12 +34,18 @@ flags.DEFINE_enum(
 )
 flags.DEFINE_integer("seeds", 5, "number of seeds, 0 … seeds − 1")
 flags.DEFINE_integer("epochs", 0, "epochs of every model; 0: found on a validation part of train")
+flags.DEFINE_integer(
+  "shard_epochs", 0, "epochs of every shard of methods with shards, of every group of LASER; 0: of recipe shards",
+  lower_bound=0,
+)  # fmt: skip
 _common.forget_flags()
 flags.DEFINE_string("out", "runs/compare", "folder for all cells, the table and the plot")
 flags.DEFINE_boolean("overwrite", False, "remove the cells of these models in --out first, and run all of them anew")
 flags.DEFINE_boolean("quiet", False, "no progress bar, no table")
 _common.define_model_flags()
 _flags.define("lightul", LightULConfig())
+for _name, _config in METHOD_CONFIGS.items():
+  _flags.define(_name, _config)
 
 
 def main(argv: list[str]) -> None:
@@ -67,7 +74,9 @@ def main(argv: list[str]) -> None:
     if name not in cells:
       cells[name] = Cells(
         out / name, name, recipes[name], FLAGS.recipe, dataset, forget, measure,
-        epochs=FLAGS.epochs, lightul=_common.present("lightul"), overwrite=FLAGS.overwrite,
+        epochs=FLAGS.epochs, lightul=_common.present("lightul"),
+        changes={method: _common.present(method) for method in METHOD_CONFIGS},
+        shard_epochs=FLAGS.shard_epochs, overwrite=FLAGS.overwrite,
         progress=False if FLAGS.quiet else None,
       )  # fmt: skip
     cells[name].run(method, seed, objective)

@@ -18,7 +18,8 @@ import jax
 from absl import flags
 
 from experiments import _common, _flags, _identity, _report, _results
-from experiments._methods import METHODS, run_request
+from experiments._methods import CONFIGS as METHOD_CONFIGS
+from experiments._methods import LIGHTUL, OWN_FIT, POST_HOC, run_request, settings
 from jaxunlearn import checkpoint
 from jaxunlearn.data import datasets
 from jaxunlearn.models import CONFIGS, build
@@ -28,7 +29,8 @@ from jaxunlearn.unlearn.retrain import ModelState
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("run", None, "folder that experiments.fit wrote", required=True)
-flags.DEFINE_enum("method", "lightul", list(METHODS), "how to forget")
+_HOW = f"how to forget; experiments.compare also has {', '.join(OWN_FIT)}, which train models of their own"
+flags.DEFINE_enum("method", "lightul", ["retrain", *LIGHTUL, *POST_HOC], _HOW)
 _common.forget_flags()
 flags.DEFINE_string("reference", None, "folder of a retrain result to compare with")
 flags.DEFINE_string("data_dir", None, "folder of dataset folders, if it has moved since the fit")
@@ -39,6 +41,8 @@ flags.DEFINE_enum(
 )
 flags.DEFINE_boolean("quiet", False, "no progress bar, no table")
 _flags.define("lightul", LightULConfig())
+for _name in POST_HOC:
+  _flags.define(_name, METHOD_CONFIGS[_name])
 
 
 def _model_config(name: str, stored: dict[str, Any] | None) -> Any:
@@ -84,7 +88,12 @@ def main(argv: list[str]) -> None:
   }
   reference = _reference(FLAGS.reference, identity) if FLAGS.reference else None
   measure = _common.Measure(dataset, forget)
-  lightul = LightULConfig.preset(FLAGS.objective, run["model"], **_common.present("lightul"))
+  if FLAGS.method in LIGHTUL:
+    chosen: dict[str, Any] = {
+      "lightul": LightULConfig.preset(FLAGS.objective, run["model"], **_common.present("lightul"))
+    }
+  else:
+    chosen = settings(FLAGS.method, run["model"], config, _common.present(FLAGS.method))
   seed = run["seed"] if FLAGS.method == "retrain" else FLAGS.seed
   outcome = run_request(
     jax.random.key(seed),
@@ -94,7 +103,7 @@ def main(argv: list[str]) -> None:
     ModelState(params, dataset.train),
     forget,
     measure,
-    lightul=lightul,
+    chosen=chosen.get("lightul", chosen.get("method")),
     progress=False if FLAGS.quiet else None,
   )
   completeness, efficiency = dict(outcome.completeness), {"unlearn_seconds": outcome.seconds}
@@ -104,7 +113,7 @@ def main(argv: list[str]) -> None:
   result = _results.make_result(
     method=FLAGS.method,
     dataset=dataset.name,
-    **{**identity, "config": {**identity["config"], "lightul": lightul if FLAGS.method != "retrain" else None}},
+    **{**identity, "config": {**identity["config"], **chosen}},
     utility=outcome.utility,
     completeness=completeness,
     efficiency={

@@ -7,7 +7,8 @@ and splits in `data`, more metrics in `metrics`. The pure function below a metho
 
 from __future__ import annotations
 
-from jaxunlearn import checkpoint, data, metrics, models, unlearn
+from jaxunlearn import checkpoint, data, metrics, models, partition, unlearn
+from jaxunlearn.aggregate import AggregateConfig
 from jaxunlearn.base import Batch, Embeddings, Model, Scorer, Unlearner, UnlearnResult, scorer_of
 from jaxunlearn.data import (
   Dataset,
@@ -20,6 +21,7 @@ from jaxunlearn.data import (
   random_split,
   sample_forget,
 )
+from jaxunlearn.exactness import ExactReport, verify_exact
 from jaxunlearn.metrics import RankingEvaluator, completeness_auc, completeness_probe, evaluate
 from jaxunlearn.models import (
   BPRMFConfig,
@@ -36,9 +38,19 @@ from jaxunlearn.models import (
 from jaxunlearn.recipes import Recipe, recipe
 from jaxunlearn.recommend import Recommendations, recommend
 from jaxunlearn.requests import Request
+from jaxunlearn.shards import Placement
 from jaxunlearn.train import FitResult, TrainConfig, fit, fit_with_selection
+from jaxunlearn.unlearn.finetune import FinetuneConfig, finetune
+from jaxunlearn.unlearn.gradient_ascent import GradientAscentConfig, gradient_ascent
+from jaxunlearn.unlearn.grapheraser import GraphEraserConfig, grapheraser
+from jaxunlearn.unlearn.ifru import IFRUConfig, ifru
+from jaxunlearn.unlearn.l2unrank import L2UnRankConfig, l2unrank
+from jaxunlearn.unlearn.laser import LASERConfig, laser
 from jaxunlearn.unlearn.lightul import LightULConfig, ServedState, lightul
+from jaxunlearn.unlearn.receraser import RecEraserConfig, receraser
 from jaxunlearn.unlearn.retrain import ModelState, retrain
+from jaxunlearn.unlearn.rownewton import RowNewtonConfig, rownewton
+from jaxunlearn.unlearn.sisa import SISAConfig, sisa
 
 __version__ = "0.1.0"
 
@@ -83,9 +95,33 @@ __all__ = [
   "Request",
   "retrain",
   "ModelState",
+  # unlearning by construction: exact (given the partition)
+  "SISAConfig",
+  "sisa",
+  "GraphEraserConfig",
+  "grapheraser",
+  "RecEraserConfig",
+  "receraser",
+  "LASERConfig",
+  "laser",
+  "AggregateConfig",
+  "Placement",
+  "verify_exact",
+  "ExactReport",
+  # unlearning after the fact: approximate
   "LightULConfig",
   "lightul",
   "ServedState",
+  "IFRUConfig",
+  "ifru",
+  "L2UnRankConfig",
+  "l2unrank",
+  "RowNewtonConfig",
+  "rownewton",
+  "FinetuneConfig",
+  "finetune",
+  "GradientAscentConfig",
+  "gradient_ascent",
   # metrics
   "RankingEvaluator",
   "evaluate",
@@ -99,5 +135,6 @@ __all__ = [
   "data",
   "metrics",
   "models",
+  "partition",
   "unlearn",
 ]

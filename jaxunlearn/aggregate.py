@@ -33,13 +33,15 @@ class AggregateConfig:
   train: TrainConfig = TrainConfig(num_epochs=20, batch_size=8192, learning_rate=5e-3)  # of static and attention
   attention_dim: int = 32  # k, width of the attention layer, ≥ 1
   l2: float = 1e-5  # weight of ½‖·‖² of transfer maps and biases, ≥ 0
-  mask_absent: bool = False  # leave shards out of a user's (item's) attention in which it has no pair
+  row_l2: float = 1e-2  # weight of ½‖·‖² of a batch's aggregated vectors, as the base models have of their rows, ≥ 0
+  mask_absent: bool = True  # leave shards out of a user's (item's) attention in which it has no pair
   propagate_last: bool = False  # LightGCN: aggregate layer 0, then propagate over all retained pairs, as released
 
   def __post_init__(self) -> None:
     check_choice("kind", self.kind, KINDS)
     check_positive("attention_dim", self.attention_dim)
     check_non_negative("l2", self.l2)
+    check_non_negative("row_l2", self.row_l2)
 
 
 class ShardVectors(struct.PyTreeNode):
@@ -237,7 +239,8 @@ def attention_model(model: Model, num_shards: int, config: AggregateConfig) -> M
     negative = item[size:].reshape(size, num_negatives, -1)
     high = model.score(params["rest"], user, item[:size])
     low = model.score(params["rest"], user[:, None, :], negative)
-    return _ranking(model, high, low, batch) + ridge
+    rows = config.row_l2 * losses.l2_of_rows(user, item[:size], negative, batch.weight)
+    return _ranking(model, high, low, batch) + rows + ridge
 
   return Model(
     init, _no_context, of_all, lambda params, u, v: model.score(params["rest"], u, v), loss,

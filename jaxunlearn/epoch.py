@@ -30,6 +30,7 @@ class TrainConfig:
   average: float = 0.9  # decay an epoch of the parameters' moving average, which is what is served; 0: the last ones
   user_weight_power: float = 0.5  # an example weighs (degree of its user)^−power; 0: all alike, 1: all users alike; ≥ 0
   avoid_positives: bool = True  # draw negatives from the user's absent items only
+  negatives: str = "all"  # of all items, or of those "present" in the training pairs (a shard's own); not for WMF
   eval_every: int = 5  # epochs between two validations, ≥ 1
   patience: int = 4  # validations without improvement before stopping, ≥ 1
   monitor: str = "ndcg@20"  # metric that is maximised on the validation part
@@ -42,6 +43,7 @@ class TrainConfig:
     check_non_negative("learning_rate", self.learning_rate)
     check_non_negative("user_weight_power", self.user_weight_power)
     check_choice("optimizer", self.optimizer, optimizers.NAMES)
+    check_choice("negatives", self.negatives, ("all", "present"))
     check_fraction("validation_fraction", self.validation_fraction)
     check_fraction("average", self.average, closed=True)
 
@@ -65,6 +67,7 @@ class TrainData(struct.PyTreeNode):
   pairs: PaddedInteractions
   strata: sampling.Strata | None
   num_pairs: int = struct.field(pytree_node=False)  # static bound of pairs in a user batch
+  pool: sampling.Pool | None = None  # the items that negatives are drawn from; all when None
 
 
 def prepare(
@@ -78,21 +81,37 @@ def prepare(
   pairs = interactions.padded(capacity)
   if model.batches == "users":
     return TrainData(pairs, *sampling.user_strata(interactions, config.batch_size))
-  return TrainData(pairs, None, 0)
+  return TrainData(pairs, None, 0, sampling.present_items(interactions) if config.negatives == "present" else None)
 
 
 def prepare_alike(
-  model: Model, parts: Sequence[Interactions], config: TrainConfig, *, capacity: int | None = None
+  model: Model,
+  parts: Sequence[Interactions],
+  config: TrainConfig,
+  *,
+  capacity: int | None = None,
+  like: Sequence[Interactions] = (),
 ) -> list[TrainData]:
   """`prepare` for several data sets over the same axes (shards), in the same shapes, so that one program trains all.
+
+  Args:
+    model: of each.
+    parts: the data sets.
+    config: how they are trained.
+    capacity: pairs that arrays are padded to; enough for the largest part when None.
+    like: further data sets that the shapes have to hold (all shards, where only some are trained).
 
   Raises:
     ValueError: capacity is smaller than the largest part.
   """
   capacity = max(capacity_for(len(part)) for part in parts) if capacity is None else capacity
   data = [prepare(model, part, config, capacity=capacity) for part in parts]
-  columns = max((part.strata.users.shape[1] for part in data if part.strata is not None), default=0)
-  bound = max(part.num_pairs for part in data)
+  shapes = [(part.strata.users.shape[1], part.num_pairs) for part in data if part.strata is not None]
+  if model.batches == "users":
+    for other in like:
+      strata, num_pairs = sampling.user_strata(other, config.batch_size)
+      shapes.append((strata.users.shape[1], num_pairs))
+  columns, bound = (max((shape[axis] for shape in shapes), default=0) for axis in (0, 1))
 
   def widen(part: TrainData) -> TrainData:
     if part.strata is None:
@@ -246,6 +265,7 @@ def train_epoch(
         batch_size=batch_size,
         num_negatives=num_negatives,
         avoid_positives=avoid_positives,
+        pool=data.pool,
       )
       batch = batch._replace(weight=batch.weight * user_weight[batch.user])
     params, opt_state, loss = step_fn(model, optimizer, params, opt_state, context, batch, learning_rate)

@@ -84,7 +84,33 @@ def _nth_absent(data: PaddedInteractions, users: jax.Array, nth: jax.Array) -> j
   return nth + jax.lax.fori_loop(0, rounds, halve, jnp.zeros_like(nth))
 
 
-def sample_negatives(key: jax.Array, data: PaddedInteractions, users: jax.Array, num_negatives: int) -> jax.Array:
+class Pool(NamedTuple):
+  """The items that negatives are drawn from, where that is not all of them.
+
+  Attributes:
+    items: int32 [num_items], ascending positions of the pool's items, then padding.
+    size: int32 scalar.
+    rank: int32 [num_items], the place of each of them in `items`.
+  """
+
+  items: jax.Array
+  size: jax.Array
+  rank: jax.Array
+
+
+def present_items(interactions: Interactions) -> Pool:
+  """The items that have a pair: all that a shard can compare."""
+  present = interactions.item_degrees() > 0
+  items = np.zeros(interactions.num_items, np.int32)
+  found = np.flatnonzero(present)
+  items[: found.size] = found
+  rank = np.maximum(np.cumsum(present) - 1, 0).astype(np.int32)
+  return Pool(jnp.asarray(items), jnp.int32(found.size), jnp.asarray(rank))
+
+
+def sample_negatives(
+  key: jax.Array, data: PaddedInteractions, users: jax.Array, num_negatives: int, size: jax.Array | None = None
+) -> jax.Array:
   """Items drawn uniformly from those the user has no pair with: exact, without rejection.
 
   A uniform rank among the user's absent items is drawn and that item is found by bisection in the user's sorted
@@ -95,15 +121,17 @@ def sample_negatives(key: jax.Array, data: PaddedInteractions, users: jax.Array,
     data: the pairs to avoid.
     users: int32 [B], positions.
     num_negatives: static number of draws a user, with replacement.
+    size: the items are 0 … size − 1; all when None.
 
   Returns:
     int32 [B, num_negatives].
   """
   degree = data.indptr[users + 1] - data.indptr[users]
-  absent = jnp.maximum(data.num_items - degree, 1)
+  size = jnp.int32(data.num_items) if size is None else size
+  absent = jnp.maximum(size - degree, 1)
   nth = _scaled(jax.random.bits(key, (users.shape[0], num_negatives)), absent[:, None])
   drawn = _nth_absent(data, users[:, None], nth)
-  return jnp.where((degree < data.num_items)[:, None], drawn, 0)
+  return jnp.where((degree < size)[:, None], drawn, 0)
 
 
 def pairwise_batch(
@@ -115,6 +143,7 @@ def pairwise_batch(
   batch_size: int,
   num_negatives: int,
   avoid_positives: bool = True,
+  pool: Pool | None = None,
 ) -> Batch:
   """Batch number `step` of an epoch: `batch_size` pairs in `order`, each with its negatives.
 
@@ -126,6 +155,7 @@ def pairwise_batch(
     batch_size: static.
     num_negatives: static.
     avoid_positives: draw negatives from the user's absent items only; False draws from all items, as LightUL does.
+    pool: the items that negatives are drawn from; all when None.
 
   Returns:
     A Batch; slots beyond the last pair, and users who have every item, weigh 0.
@@ -134,11 +164,16 @@ def pairwise_batch(
   row = order[jnp.minimum(slot, order.shape[0] - 1)]
   user = data.user[row]
   weight = (slot < data.count).astype(jnp.float32)
+  size = jnp.int32(data.num_items) if pool is None else pool.size
   if avoid_positives:
-    negative = sample_negatives(key, data, user, num_negatives)
-    weight *= data.indptr[user + 1] - data.indptr[user] < data.num_items
+    # Ranks in the pool ascend as positions do, so a user's sorted row stays sorted.
+    ranked = data if pool is None else data.replace(item=pool.rank[data.item])
+    negative = sample_negatives(key, ranked, user, num_negatives, size)
+    weight *= data.indptr[user + 1] - data.indptr[user] < size
   else:
-    negative = jax.random.randint(key, (batch_size, num_negatives), 0, data.num_items, jnp.int32)
+    negative = jax.random.randint(key, (batch_size, num_negatives), 0, size, jnp.int32)
+  if pool is not None:
+    negative = pool.items[negative]
   return Batch(user=user, positive=data.item[row], negative=negative, weight=weight)
 
 

@@ -233,6 +233,7 @@ def train_shards(
   graphs: Sequence[Interactions] | None = None,
   validation: Sequence[Interactions] | None = None,
   capacity: int | None = None,
+  like: Sequence[Interactions] = (),
   placement: Placement | None = None,
   progress: bool | None = None,
   label: str = "",
@@ -250,6 +251,7 @@ def train_shards(
       the others go on, and returns its best epoch; a shard without held-out pairs trains to the end.
     capacity: pairs that arrays are padded to; enough for the largest shard when None. Passing the one of an earlier
       call keeps its compiled program.
+    like: all shards, where `parts` are some of them: the program is then the one that trained all.
     placement: how shards are run.
     progress: as for `train.fit`.
     label: text before the progress bar.
@@ -266,7 +268,10 @@ def train_shards(
     states = [init_state(key, model, part, config) for key, part in zip(keys, parts, strict=True)]
   else:
     states = [copy_tree(state) for state in start]
-  contexts, data = contexts_of(model, graphs, capacity), prepare_alike(model, parts, config, capacity=capacity)
+  contexts, data = (
+    contexts_of(model, graphs, capacity),
+    prepare_alike(model, parts, config, capacity=capacity, like=like),
+  )
   run = functools.partial(_run, placement, keys, contexts=contexts, data=data, config=config, model=model)
   trained = [model.batches != "none" and len(part) > 0 for part in parts]
   show = sys.stderr.isatty() if progress is None else progress

@@ -113,3 +113,22 @@ def test_scaled_bits_are_the_exact_product_and_uniform():
   size = np.concatenate([rng.integers(1, 2**31, 5000), [1, 2**31 - 1, 65536, 40981]]).astype(np.int32)
   exact = (bits.astype(object) * size.astype(object)) >> 32
   np.testing.assert_array_equal(sampling._scaled(jnp.asarray(bits), jnp.asarray(size)), exact.astype(np.int64))
+
+
+@pytest.mark.parametrize("avoid", [True, False])
+def test_negatives_of_a_pool_are_its_items_and_no_positives(avoid):
+  data = random_interactions()
+  data = data.select((data.item % 3 == 0) | (data.item == 7))
+  pool = sampling.present_items(data)
+  order = sampling.epoch_order(jax.random.key(1), jnp.int32(len(data)), 256)
+  batch = sampling.pairwise_batch(
+    jax.random.key(2), data.padded(), order, jnp.int32(0), batch_size=256, num_negatives=50, avoid_positives=avoid,
+    pool=pool,
+  )  # fmt: skip
+  real = np.asarray(batch.weight) > 0
+  drawn = np.asarray(batch.negative)[real]
+  assert set(drawn.ravel().tolist()) == set(data.item.tolist())
+  user = np.broadcast_to(np.asarray(batch.user)[real][:, None], drawn.shape)
+  pairs = set(zip(data.user.tolist(), data.item.tolist(), strict=True))
+  hits = [(u, i) in pairs for u, i in zip(user.ravel().tolist(), drawn.ravel().tolist(), strict=True)]
+  assert any(hits) != avoid

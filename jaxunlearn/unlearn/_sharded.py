@@ -112,6 +112,7 @@ def _train(
       start=[stages[s][stage - 1] for s in which] if stage else None,
       validation=validation,
       capacity=capacity,
+      like=[interactions.select((partition.shard == s) & inside) for s in range(num_shards)],
       placement=config.placement,
       progress=progress,
     )

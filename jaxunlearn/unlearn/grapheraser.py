@@ -19,7 +19,9 @@ class GraphEraserConfig:
 
   num_shards: int = 10  # K, ≥ 1
   partition: str = "bekm"  # bekm (balanced k-means of vectors) or blpa (balanced label propagation)
-  aggregate: AggregateConfig = AggregateConfig(kind="static")
+  aggregate: AggregateConfig = AggregateConfig(  # K numbers need few steps
+    kind="static", train=TrainConfig(num_epochs=2, batch_size=4096, learning_rate=5e-2)
+  )
   early_stopping: bool = False  # each shard stops by held-out pairs of its own
 
   def __post_init__(self) -> None:

@@ -179,22 +179,7 @@ def unlearn(
   released = config.objective == "released"
   if released:
     problem = problem.replace(params=params, context=context)
-  static = _whitening.Static(
-    objective=config.objective,
-    phantoms=config.phantoms,
-    squash=config.agg == "sigmoid",
-    reduction=config.reduction,
-    hidden=config.hidden,
-    residual=config.residual,
-    batch_size=config.batch_size,
-    num_preserve=config.num_preserve,
-    model=model if released else _VECTORS,
-  )
-  weights = _whitening.Weights(
-    *(
-      jnp.float32(x) for x in (config.alpha, config.phantom_weight, config.decay, config.preserve, config.learning_rate)
-    )
-  )
+  static, weights = static_of(config, model if released else _VECTORS), weights_of(config)
   variables = _whitening.init_variables(jax.random.fold_in(key, 2), problem, static)
   variables, history, loss = _minimise(
     jax.random.fold_in(key, 3), variables, problem, weights, static, config, retained, forget
@@ -219,6 +204,35 @@ def unlearn(
 _VECTORS = vectors_model()
 
 
+def static_of(config: LightULConfig, model: Model) -> _whitening.Static:
+  """What a configuration compiles for; `model` is what "released" trains, `vectors_model()` elsewhere."""
+  return _whitening.Static(
+    objective=config.objective,
+    phantoms=config.phantoms,
+    squash=config.agg == "sigmoid",
+    reduction=config.reduction,
+    hidden=config.hidden,
+    residual=config.residual,
+    batch_size=config.batch_size,
+    num_preserve=config.num_preserve,
+    model=model,
+  )
+
+
+def weights_of(config: LightULConfig) -> _whitening.Weights:
+  """The scalars of a configuration."""
+  return _whitening.Weights(
+    *(
+      jnp.float32(x) for x in (config.alpha, config.phantom_weight, config.decay, config.preserve, config.learning_rate)
+    )
+  )
+
+
+def forget_capacity_for(count: int, capacity: int) -> int:
+  """Rows that `count` forgotten pairs are padded to, where all pairs have `capacity` of them."""
+  return max(capacity_for(count), capacity // _FORGET_SHARE)
+
+
 def _problem(
   key: jax.Array,
   before: Embeddings,
@@ -228,10 +242,12 @@ def _problem(
   forget: Interactions,
   config: LightULConfig,
   capacity: int,
+  forget_capacity: int | None = None,
 ) -> tuple[_whitening.Problem, dict[str, Any]]:
   """Everything that the losses read, at capacities that the next request shares; and what the clusters look like."""
   num_users, num_items = interactions.num_users, interactions.num_items
-  forget_capacity = max(capacity_for(len(forget)), capacity // _FORGET_SHARE)
+  if forget_capacity is None:
+    forget_capacity = forget_capacity_for(len(forget), capacity)
   phantom_of, num_clusters, info = np.zeros(num_users, np.int32), 1, {}
   if config.phantoms and config.objective != "released":
     present = jnp.asarray(interactions.user_degrees() > 0)

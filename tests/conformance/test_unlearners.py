@@ -7,16 +7,29 @@ import numpy as np
 import pytest
 
 from jaxunlearn import base, checkpoint, models
+from jaxunlearn.aggregate import AggregateConfig
 from jaxunlearn.requests import Request
 from jaxunlearn.train import TrainConfig
+from jaxunlearn.unlearn.finetune import FinetuneConfig, finetune
+from jaxunlearn.unlearn.gradient_ascent import gradient_ascent
+from jaxunlearn.unlearn.grapheraser import GraphEraserConfig, grapheraser
+from jaxunlearn.unlearn.ifru import ifru
+from jaxunlearn.unlearn.l2unrank import l2unrank
+from jaxunlearn.unlearn.laser import LASERConfig, laser
 from jaxunlearn.unlearn.lightul import LightULConfig, lightul
+from jaxunlearn.unlearn.receraser import RecEraserConfig, receraser
 from jaxunlearn.unlearn.retrain import retrain
+from jaxunlearn.unlearn.rownewton import rownewton
+from jaxunlearn.unlearn.sisa import SISAConfig, sisa
 from tests.small import random_pairs
 
 TRAIN = TrainConfig(num_epochs=2, batch_size=64, learning_rate=0.02)
 QUICK = LightULConfig(num_epochs=3, batch_size=32, num_preserve=64, hidden=16, phantom_ratio=0.2)
 MF = models.bprmf(models.BPRMFConfig(embedding_dim=8))
 GCN = models.lightgcn(models.LightGCNConfig(embedding_dim=8, num_layers=2))
+WMF = models.wmf(models.WMFConfig(embedding_dim=8))
+NEUMF = models.neumf(models.NeuMFConfig(embedding_dim=4, hidden=(8, 4)))
+AGGREGATE = AggregateConfig(attention_dim=4, train=TRAIN)
 ROWS = {
   "retrain_bprmf": retrain(MF, TRAIN),
   "retrain_lightgcn": retrain(GCN, TRAIN),
@@ -25,6 +38,26 @@ ROWS = {
   "lightul_bprmf": lightul(MF, TRAIN, QUICK),
   "lightul_lightgcn": lightul(GCN, TRAIN, QUICK),
   "lightul_wmf": lightul(models.wmf(), TRAIN, QUICK),
+  "finetune_bprmf": finetune(MF, TRAIN, FinetuneConfig(num_epochs=2)),
+  "gradient_ascent_bprmf": gradient_ascent(MF, TRAIN),
+  "gradient_ascent_neumf": gradient_ascent(NEUMF, TRAIN),
+  "ifru_bprmf": ifru(MF, TRAIN),
+  "ifru_lightgcn": ifru(GCN, TRAIN),
+  "l2unrank_bprmf": l2unrank(MF, TRAIN),
+  "l2unrank_wmf": l2unrank(WMF, TRAIN),
+  "l2unrank_lightgcn": l2unrank(GCN, TRAIN),
+  "l2unrank_neumf": l2unrank(NEUMF, TRAIN),
+  "rownewton_bprmf": rownewton(MF, TRAIN),
+  "rownewton_wmf": rownewton(WMF, TRAIN),
+  "rownewton_lightgcn": rownewton(GCN, TRAIN),
+  "rownewton_neumf": rownewton(NEUMF, TRAIN),
+  "sisa_wmf": sisa(WMF, TRAIN, SISAConfig(num_shards=3, num_slices=2)),
+  "sisa_neumf": sisa(NEUMF, TRAIN, SISAConfig(num_shards=3)),
+  "grapheraser_bprmf": grapheraser(
+    MF, TRAIN, GraphEraserConfig(num_shards=3, partition="blpa", aggregate=AggregateConfig(kind="static", train=TRAIN))
+  ),
+  "receraser_lightgcn": receraser(GCN, TRAIN, RecEraserConfig(num_shards=3, partition="random", aggregate=AGGREGATE)),
+  "laser_bprmf": laser(MF, TRAIN, LASERConfig(num_groups=3)),
 }
 KEY = jax.random.key(0)
 

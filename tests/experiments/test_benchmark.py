@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import pytest
 
 from experiments import _bench, _bench_rows, _bench_torch
-from jaxunlearn import models
+from jaxunlearn import models, partition
 from jaxunlearn.base import Batch
+from jaxunlearn.train import TrainConfig, fit
 from tests.small import random_pairs
 
 ROOT = Path(__file__).parents[2]
@@ -94,6 +95,26 @@ def test_rows_against_implicit():
   assert all(row.ratio > 0 and row.target == 2 for row in rows)
 
 
+def test_rows_of_shards_against_the_whole():
+  rows = _bench_rows.shard_rows(random_pairs(), 1)
+  assert [row.work for row in rows] == ["bprmf epoch, batch 33, adam", "lightgcn epoch, batch 33, adam"]
+  assert all(row.headline and row.target == 1.3 and row.ratio > 0 for row in rows)
+  assert {(row.ours, row.other) for row in rows} == {("train_shards, 10 shards", "fit, all pairs")}
+
+
+def test_shards_and_whole_train_on_as_many_pairs():
+  data, model, config = random_pairs(), models.bprmf(), TrainConfig(num_epochs=1, batch_size=40)
+  parts = partition.random(jax.random.key(1), data, 4).shards(data)
+  shards, whole = _bench_rows._shards_and_whole(model, parts, data, config, jax.random.key(0))
+  alone = fit(jax.random.key(0), model, data, config, progress=False).params
+  assert jax.tree.all(jax.tree.map(lambda a, b: (a == b).all(), whole.run(), alone))
+  trained = shards.run()
+  assert len(trained) == 4 and sum(map(len, parts)) == len(data)
+  for shard, (part, params) in enumerate(zip(parts, trained, strict=True)):
+    alone = fit(jax.random.fold_in(jax.random.key(0), shard), model, part, config, progress=False).params
+    assert jax.tree.all(jax.tree.map(lambda a, b: jnp.allclose(a, b, rtol=1e-4, atol=1e-6), params, alone))
+
+
 def test_the_script_writes_strict_json(tmp_path):
   pytest.importorskip("implicit")
   done = run_script(tmp_path, "--rows=ranking")
@@ -109,7 +130,7 @@ def test_the_script_writes_strict_json(tmp_path):
 def test_a_missing_library_leaves_its_rows_out(tmp_path):
   for name in ("torch", "implicit"):
     (tmp_path / f"{name}.py").write_text("raise ImportError('not here')\n")
-  done = run_script(tmp_path / "out", PYTHONPATH=str(tmp_path))
+  done = run_script(tmp_path / "out", "--rows=lightgcn,bpr,ranking", PYTHONPATH=str(tmp_path))
   assert done.returncode == 0, done.stderr
   assert done.stderr.count("jaxunlearn[bench]") == 3
   result = json.loads((tmp_path / "out" / "result.json").read_text())

@@ -7,11 +7,13 @@ import shutil
 import numpy as np
 import pytest
 
-from experiments import _common, _identity, _results
+from experiments import _cells, _common, _identity, _results
 from experiments._cells import Cells
+from experiments._methods import settings
+from jaxunlearn.base import Embeddings
 from jaxunlearn.data import SyntheticConfig, generate, sample_interactions
 from jaxunlearn.models import BPRMFConfig
-from jaxunlearn.recipes import Recipe
+from jaxunlearn.recipes import Recipe, recipe
 from jaxunlearn.train import TrainConfig
 
 DATASET = generate(SyntheticConfig(num_users=30, num_items=20, num_pairs=240, num_clusters=2)).dataset
@@ -138,6 +140,96 @@ def test_lightul_settings_are_those_of_the_cell(done, tmp_path):
   changed.run("retrain", 0)
   with pytest.raises(ValueError, match=r"seed0 holds .* config.lightul.alpha is 0.5 there and 2.0 here"):
     changed.run("lightul-wm", 0)
+
+
+OWN = {
+  "sisa": {"num_shards": 2},
+  "receraser": {"num_shards": 2, "partition": "ubp", "aggregate.train.num_epochs": 1},
+  "grapheraser": {"num_shards": 2, "aggregate.train.num_epochs": 1},
+}
+
+
+def test_models_of_their_own(done, tmp_path, monkeypatch):
+  made = []
+
+  def vectors(key, interactions):
+    made.append(interactions.digest())
+    rng = np.random.default_rng(0)
+    return Embeddings(*(rng.normal(size=(n, 4)).astype(np.float32) for n in (30, 20)))
+
+  monkeypatch.setattr(_cells, "pretrained", vectors)
+  folder = copy(done, tmp_path)
+  cells = make(folder, changes=OWN, shard_epochs=1)
+  for method in OWN:
+    cells.run(method, 0)
+  assert made == [DATASET.train.digest()]  # once for both methods that partition by them
+  found = {method: _results.load_results(folder / method)[0] for method in OWN}
+  retrained = _results.load_results(folder / "retrain")[0]
+  for method, result in found.items():
+    assert result["config"]["shard_model"] == _results.plain(recipe("bprmf", "shards").model_config), method
+    assert result["config"]["shard_train"]["num_epochs"] == 1 and result["config"]["method"]["num_shards"] == 2
+    assert result["config"]["model"] == retrained["config"]["model"]  # the base model's, which the cells have in common
+    assert result["completeness"]["auc_retrain"] == retrained["completeness"]["auc"]
+    seconds = result["efficiency"]
+    assert seconds["retrain_ratio"] == retrained["efficiency"]["unlearn_seconds"] / seconds["unlearn_seconds"]
+    assert seconds["fit_seconds"] > 0 and result["info"]["num_forgotten"] == len(FORGET)
+    assert result["info"]["fit_utility"].keys() == result["utility"].keys()
+  before = {path: path.stat().st_mtime_ns for path in folder.rglob("result.json")}
+  again = make(folder, changes=OWN, shard_epochs=1)
+  for method in OWN:
+    again.run(method, 0)
+  assert again.num_found == 3 and {p: p.stat().st_mtime_ns for p in folder.rglob("result.json")} == before
+  with pytest.raises(ValueError, match=r"sisa/seed0 holds .* config.method.num_shards is 2 there and 3 here"):
+    make(folder, changes={"sisa": {"num_shards": 3}}, shard_epochs=1).run("sisa", 0)
+  with pytest.raises(ValueError, match=r"config.shard_train.num_epochs is 1 there and 40 here"):
+    make(folder, changes=OWN).run("sisa", 0)
+  make(folder, changes=OWN, shard_epochs=1, overwrite=True)
+  assert not (folder / "vectors" / "seed0").exists()
+
+
+def test_settings():
+  assert settings("retrain", "bprmf", TRAIN, {}) == {}
+  for model in ("bprmf", "wmf"):
+    shards = recipe(model, "shards")
+    chosen = settings("receraser", model, TRAIN, {})
+    assert (chosen["shard_model"], chosen["shard_train"]) == (shards.model_config, shards.train_config)
+    assert chosen["method"].aggregate.train == shards.aggregate_train
+    changes = {"num_shards": 4, "aggregate.train.num_epochs": 3, "aggregate.l2": 0.5}
+    changed = settings("receraser", model, TRAIN, changes, shard_epochs=2)
+    assert changed["shard_train"] == dataclasses.replace(shards.train_config, num_epochs=2)
+    train = dataclasses.replace(shards.aggregate_train, num_epochs=3)  # the rest stays the recipe's
+    aggregate = dataclasses.replace(chosen["method"].aggregate, train=train, l2=0.5)
+    assert changed["method"] == dataclasses.replace(chosen["method"], num_shards=4, aggregate=aggregate)
+  assert settings("laser", "bprmf", TRAIN, {"num_groups": 2})["method"].num_groups == 2
+  train = dataclasses.replace(TRAIN, user_weight_power=0.25)
+  assert settings("ifru", "bprmf", train, {})["method"].user_weight_power == 0.25
+  assert settings("ifru", "bprmf", train, {"user_weight_power": 0.0})["method"].user_weight_power == 0.0
+  with pytest.raises(ValueError, match="num_groups"):
+    settings("laser", "bprmf", TRAIN, {"num_groups": 0})
+
+
+def test_drawn_pairs():
+  data = DATASET.train
+  one = _common.draw_pairs(np.random.default_rng(0), data, 1)
+  assert len(one) == 1 and data.contains(one).all()
+  assert len(_common.draw_pairs(np.random.default_rng(0), data, len(data) - 1)) == len(data) - 1
+  for count in (0, len(data)):
+    with pytest.raises(ValueError, match=f"--pairs={count} "):
+      _common.draw_pairs(np.random.default_rng(0), data, count)
+
+
+def test_vectors_are_trained_once(tmp_path):
+  made = []
+
+  def vectors():
+    made.append(1)
+    return Embeddings(np.arange(6.0, dtype=np.float32).reshape(3, 2), np.ones((2, 2), np.float32))
+
+  first, again = (_common.cached_vectors(tmp_path / "v", vectors) for _ in range(2))
+  assert made == [1] and isinstance(again, Embeddings)
+  for a, b, c in zip(first, again, vectors(), strict=True):
+    np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(a, c)
 
 
 def test_a_resumed_fit_has_no_seconds(tmp_path):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from experiments import _results
+from experiments._common import draw_pairs
 from jaxunlearn import checkpoint
 from jaxunlearn.data import Interactions, read_pairs, write_lightgcn_text
 
@@ -148,7 +149,17 @@ def test_unlearn(fitted, call, folder):
 SCRIPTS = {
   "fit": ("dataset", "model", "train.num_epochs", "lightgcn.num_layers", "overwrite"),
   "unlearn": ("run", "method", "forget", "by", "lightul.alpha"),
-  "compare": ("dataset", "forget", "seeds", "train.num_epochs", "wmf.l2", "lightul.alpha", "overwrite"),
+  "compare": (
+    "forget",
+    "pairs",
+    "seeds",
+    "shard_epochs",
+    "wmf.l2",
+    "lightul.alpha",
+    "receraser.aggregate.train.num_epochs",
+  ),
+  "shards": ("dataset", "model", "partitions", "aggregations", "num_shards", "seeds", "shard_epochs", "overwrite"),
+  "report": ("title", "curves"),
   "demo": ("seeds", "ratio", "synthetic.num_users", "train.num_epochs", "lightul.alpha", "overwrite"),
 }
 
@@ -200,6 +211,9 @@ def test_wrong_input_is_one_line(fitted, call_all, folder):
     f"{unlearn} --run=runs/a --forget=absent.txt": ["not", f"(7, {absent})"],
     f"{unlearn} --run=runs/a --forget=malformed.txt": ["malformed.txt, line 2", "four"],
     f"{unlearn} --run=runs/wider --forget=data/forget.txt": ["float32[40, 9]", "expected float32[40, 8]"],
+    f"{unlearn} --run=runs/a --pairs=500": ["--pairs=500 in [1, 499]"],
+    "shards --dataset=ml-1m --data_dir=data --sweep=all --out=runs/never": ["sweep='all'", "'inbp'"],
+    "shards --dataset=ml-1m --data_dir=data --num_shards=0 --out=runs/never": ["num_shards=0"],
     "unlearn --run=runs/a --out=runs/a": ["another folder than --run"],
     "compare --methods=original,retain --out=runs/never": ["'retain'", "'retrain'"],
   }
@@ -237,6 +251,89 @@ def test_compare_resumes_and_refuses_other_settings(fitted, call, call_all, fold
     code, _, err = done[other]
     assert code == 1 and words in err and "--overwrite" in err and "--out" in err, (other, err)
   assert stamps(written) == cells
+
+
+def test_one_pair_is_drawn(fitted, call, folder):
+  code, _, err = call(
+    "unlearn --run=runs/a --method=finetune --finetune.num_epochs=1 --pairs=1 --seed=4 --out=runs/one"
+  )
+  assert code == 0, err
+  train = read_pairs(folder / "data" / "ml-1m" / "train.txt", num_users=NUM_USERS, num_items=NUM_ITEMS)
+  result = result_of(folder / "runs" / "one")
+  assert result["info"]["num_forgotten"] == 1
+  assert result["forget_hash"] == draw_pairs(np.random.default_rng(4), train, 1).digest()
+  assert result["config"]["method"]["num_epochs"] == 1
+
+
+def test_compare_trains_the_models_that_methods_have_of_their_own(call, call_all, folder):
+  methods = "original,retrain,sisa,receraser,laser,finetune,ifru"
+  command = (
+    f"compare --dataset=ml-1m --data_dir=data --methods={methods} --seeds=1 --epochs=2 --forget=data/forget.txt "
+    f"--out=runs/family {TRAIN} --sisa.num_shards=2 --receraser.num_shards=2 --laser.num_groups=2 --shard_epochs=1 "
+    "--receraser.aggregate.train.num_epochs=1 --finetune.num_epochs=1"
+  )
+  code, out, err = call(command)
+  assert code == 0, err
+  written = folder / "runs" / "family" / "bprmf"
+  results = {method: result_of(written / method / "seed0") for method in methods.split(",")}
+  shown = [re.split(r"  +", line)[0] for line in out.strip().splitlines()]
+  assert shown == ["method", "Original", "Retrain", "SISA", "RecEraser", "LASER", "Fine-tune", "IFRU"]
+  retrained = results["retrain"]["completeness"]["auc"]
+  for method in ("sisa", "receraser", "laser"):
+    result = results[method]
+    assert result["config"]["shard_train"]["num_epochs"] == 1 and result["completeness"]["auc_retrain"] == retrained
+    assert result["efficiency"]["fit_seconds"] > 0 and result["efficiency"]["unlearn_seconds"] > 0
+    assert 0 < result["info"]["fit_utility"]["ndcg@20"] <= 1 and 0 <= result["info"]["fit_completeness"]["auc"] <= 1
+    assert result["info"]["num_forgotten"] == 30
+  assert results["sisa"]["config"]["method"]["num_shards"] == 2 == results["sisa"]["info"]["num_shards_retrained"]
+  assert results["receraser"]["config"]["method"]["aggregate"]["train"]["num_epochs"] == 1
+  assert results["finetune"]["config"]["method"]["num_epochs"] == 1 and "shard_train" not in results["ifru"]["config"]
+
+  cells = stamps(written)
+  assert len(cells) == 7
+  changed = {
+    f"{command} --receraser.num_shards=3": "config.method.num_shards is 2 there and 3 here",
+    f"{command} --shard_epochs=2": "config.shard_train.num_epochs is 1 there and 2 here",
+  }
+  done = call_all([command, *changed])
+  assert done[command][:2] == (0, out)
+  for other, words in changed.items():
+    code, _, err = done[other]
+    assert code == 1 and words in err and "--overwrite" in err, (other, err)
+  assert stamps(written) == cells
+
+
+def test_shards(call, call_all, folder):
+  command = (
+    "shards --dataset=ml-1m --data_dir=data --partitions=random,ubp --aggregations=mean,static,attention "
+    "--num_shards=2,10 --sweep=random --seeds=1 --shard_epochs=1 --out=runs/shards"
+  )
+  code, out, err = call(command)
+  assert code == 0, err
+  written = folder / "runs" / "shards" / "bprmf"
+  kinds = ("attention", "mean", "static")
+  names = [f"{part}-{kind}" for part in ("random-10", "random-2", "ubp-10") for kind in kinds]
+  assert [line.split()[0] for line in out.strip().splitlines()[1:]] == names
+  cells = stamps(written)
+  assert len(cells) == 9
+  result = result_of(written / "ubp-10" / "attention" / "seed0")
+  assert (result["config"]["partition"], result["config"]["num_shards"]) == ("ubp", 10)
+  assert result["config"]["train"]["num_epochs"] == 1 and result["config"]["aggregate"]["kind"] == "attention"
+  seconds = result["info"]["shard_seconds"] + result["info"]["aggregate_seconds"]
+  assert result["efficiency"]["unlearn_seconds"] == pytest.approx(seconds) and result["info"]["balance"] >= 1
+  plots = {plot["title"]: plot for plot in json.loads((written / "curves.json").read_text("utf-8"))}
+  by_partition = plots["Recall@20 by partition and aggregation, 10 shards"]["series"]
+  assert [line["name"] for line in by_partition] == ["mean", "static", "attention"]
+  assert by_partition[2]["x"] == ["random", "ubp"] and by_partition[2]["y"][1] == result["utility"]["recall@20"]
+  assert plots["seconds a request by the number of shards, random"]["series"][0]["x"] == [2, 10]
+  page = (written / "index.html").read_text("utf-8")
+  assert all(title in page for title in plots)
+
+  other = f"{command} --shard_epochs=2"
+  done = call_all([command, other])
+  assert done[command][:2] == (0, out) and stamps(written) == cells
+  code, _, err = done[other]
+  assert code == 1 and "config.train.num_epochs is 1 there and 2 here" in err and "--overwrite" in err
 
 
 def test_demo(call, folder):

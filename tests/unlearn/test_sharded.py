@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxunlearn import models
+from jaxunlearn import models, shards
 from jaxunlearn.aggregate import AggregateConfig
 from jaxunlearn.base import Embeddings
 from jaxunlearn.exactness import verify_exact
@@ -201,10 +201,9 @@ def test_early_stopping_by_shard_is_exact_too(method):
   assert verify_exact(KEY, unlearner, new).exact
 
 
-def test_a_second_request_of_another_size_does_not_trace_again(fitted):
-  from jaxunlearn import shards
-
-  unlearner, state = fitted("receraser", "bprmf")
+@pytest.mark.parametrize("name", ["bprmf", "wmf", "lightgcn"])
+def test_a_second_request_of_another_size_does_not_trace_again(name, fitted):
+  unlearner, state = fitted("receraser", name)
   state = unlearner.unlearn(KEY, state, some(state.interactions, 1)).state
   before = shards._train_one._cache_size()
   unlearner.unlearn(KEY, state, some(state.interactions, *range(30, 60)))

@@ -1,0 +1,107 @@
+"""A request to `rownewton` as arrays: weights and counts of examples before and after, and the rows that move."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxunlearn.base import Model, Params
+from jaxunlearn.data.interactions import Interactions, capacity_for
+from jaxunlearn.unlearn._rownewton import TILE, Rows
+from jaxunlearn.unlearn._rownewton_terms import Problem
+
+FAMILIES = {"bprmf": "bpr", "lightgcn": "bpr", "neumf": "bce", "wmf": "squares"}
+_FORGET_SHARE = 16  # requests of up to 1/16 of the pairs' capacity share one shape, so one compilation
+
+
+def loss_family(model: Model) -> str:
+  """Which loss the model is trained by: bpr, bce or squares. Raises ValueError where that is not known."""
+  if model.name not in FAMILIES or not hasattr(model.config, "l2"):
+    raise ValueError(
+      f"rownewton knows the training losses of {', '.join(FAMILIES)}, got model {model.name!r}. Use lightul or retrain."
+    )
+  if getattr(model.config, "loss", "bpr") != "bpr":
+    raise ValueError(
+      f"rownewton needs a convex loss of the score, got bprmf with loss={model.config.loss!r}. Use lightul or retrain."
+    )
+  return FAMILIES[model.name]
+
+
+def make_problem(
+  model: Model,
+  interactions: Interactions,
+  retained: Interactions,
+  forget: Interactions,
+  *,
+  user_weight_power: float,
+  train_negatives: int,
+  damping: float,
+) -> tuple[Problem, dict[str, Rows]]:
+  """Everything on the device, at capacities that the next request shares; and the affected rows of each side."""
+  family, num_users, num_items = loss_family(model), interactions.num_users, interactions.num_items
+  capacity = capacity_for(len(interactions))
+  power = 0.0 if family == "squares" else user_weight_power
+  degrees = [data.user_degrees() for data in (interactions, retained)]
+  weights = [np.maximum(degree, 1).astype(np.float64) ** -power for degree in degrees]
+  counts = [
+    _item_counts(data, weight, degree, draws=family != "squares")
+    for data, weight, degree in zip((interactions, retained), weights, degrees, strict=True)
+  ]
+  by_item = retained.to_csr().tocsc()  # a counting sort
+  of_item = np.repeat(np.arange(num_items, dtype=np.int32), np.diff(by_item.indptr))
+  transposed = Interactions(of_item, by_item.indices.astype(np.int32), num_items, num_users)
+  of_family = {"bpr": 0.0, "bce": train_negatives, "squares": getattr(model.config, "unobserved_weight", 0.0)}
+  problem = Problem(
+    known=interactions.padded(capacity),
+    retained=retained.padded(capacity),
+    by_item=transposed.padded(capacity),
+    forget=forget.padded(max(capacity_for(len(forget)), capacity // _FORGET_SHARE)),
+    user_weight=jnp.asarray(weights[0], jnp.float32),
+    new_weight=jnp.asarray(weights[1], jnp.float32),
+    user_count=jnp.asarray(weights[1] * degrees[1], jnp.float32),
+    item_count=jnp.asarray(counts[1], jnp.float32),
+    # A user's terms have one weight in common, so its row is at the same place whatever that is: the new one, for all.
+    user_removed=jnp.asarray(weights[1] * (degrees[0] - degrees[1]), jnp.float32),
+    item_removed=jnp.asarray(counts[0] - counts[1], jnp.float32),
+    l2=jnp.float32(model.config.l2),
+    damping=jnp.float32(damping),
+    unobserved=jnp.float32(of_family[family]),
+  )
+  keeps = model.name == "lightgcn"
+  rows = {
+    "user": _rows(degrees[0], degrees[1], forget.user, keeps),
+    "item": _rows(interactions.item_degrees(), retained.item_degrees(), forget.item, keeps),
+  }
+  return problem, rows
+
+
+def _item_counts(data: Interactions, weight: np.ndarray, degree: np.ndarray, *, draws: bool) -> np.ndarray:
+  """float [num_items]: weighted examples with the item as positive and, in expectation, as a negative."""
+  count = np.bincount(data.item, weight[data.user], data.num_items)
+  if draws:
+    each = weight * degree / np.maximum(data.num_items - degree, 1)
+    count += each.sum() - np.bincount(data.item, each[data.user], data.num_items)
+  return count
+
+
+def _rows(old: np.ndarray, new: np.ndarray, forget: np.ndarray, keeps: bool) -> Rows:
+  """The rows of a request; `keeps`: as many blocks are kept, so the capacity follows the request in powers of two."""
+  index = np.unique(forget)
+  index = index[np.argsort(-new[index], kind="stable")]
+  capacity = capacity_for(index.size) if keeps else -(-old.size // TILE) * TILE
+  padded = np.zeros(capacity, np.int32)
+  padded[: index.size] = index
+  fresh = jnp.asarray((new == 0) & (old > 0))
+  return Rows(index=jnp.asarray(padded), count=jnp.int32(index.size), fresh=fresh)
+
+
+@functools.partial(jax.jit, static_argnames=("model",))
+def fresh_rows(key: jax.Array, params: Params, rows: dict[str, Rows], *, model: Model) -> Params:
+  """Sets rows that have lost their last pair: a user's as drawn by `init`, an item's to 0, to be moved from there."""
+  drawn = model.init(key, params["user"].shape[0], params["item"].shape[0])
+  start = {"user": drawn["user"], "item": jnp.zeros_like(params["item"])}
+  moved = {side: jnp.where(rows[side].fresh[:, None], start[side], params[side]) for side in start}
+  return {**params, **moved}
