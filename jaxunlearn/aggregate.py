@@ -34,7 +34,7 @@ class AggregateConfig:
   attention_dim: int = 32  # k, width of the attention layer, ≥ 1
   l2: float = 1e-5  # weight of ½‖·‖² of transfer maps and biases, ≥ 0
   row_l2: float = 1e-2  # weight of ½‖·‖² of a batch's aggregated vectors, as the base models have of their rows, ≥ 0
-  mask_absent: bool = True  # leave shards out of a user's (item's) attention in which it has no pair
+  mask_absent: bool = True  # a shard has no say about a user or item without a pair there: zeros, no attention
   propagate_last: bool = False  # LightGCN: aggregate layer 0, then propagate over all retained pairs, as released
 
   def __post_init__(self) -> None:
@@ -80,7 +80,7 @@ def shard_vectors(
     contexts: of each shard.
     parts: the pairs of each shard.
     interactions: all retained pairs.
-    config: whether layer 0 is taken instead of the encoded vectors.
+    config: whether layer 0 is taken instead of the encoded vectors, and whether rows without a pair are zeros.
 
   Raises:
     ValueError: `propagate_last` for a model without a graph.
@@ -92,11 +92,16 @@ def shard_vectors(
   else:
     vectors = [model.encode(p, context) for p, context in zip(params, contexts, strict=True)]
   rest = [{name: leaf for name, leaf in p.items() if name not in ("user", "item")} for p in params]
+  user, item = jnp.stack([v.user for v in vectors]), jnp.stack([v.item for v in vectors])
+  user_present = jnp.stack([jnp.asarray(part.user_degrees() > 0) for part in parts])
+  item_present = jnp.stack([jnp.asarray(part.item_degrees() > 0) for part in parts])
+  if config.mask_absent:  # such a row is its initialisation: noise in every score that it enters
+    user, item = jnp.where(user_present[..., None], user, 0.0), jnp.where(item_present[..., None], item, 0.0)
   return ShardVectors(
-    user=jnp.stack([v.user for v in vectors]),
-    item=jnp.stack([v.item for v in vectors]),
-    user_present=jnp.stack([jnp.asarray(part.user_degrees() > 0) for part in parts]),
-    item_present=jnp.stack([jnp.asarray(part.item_degrees() > 0) for part in parts]),
+    user=user,
+    item=item,
+    user_present=user_present,
+    item_present=item_present,
     rest=jax.tree.map(lambda *leaves: jnp.stack(leaves), *rest),
     graph=model.context(interactions) if config.propagate_last else None,
   )
@@ -150,11 +155,13 @@ def static_model(model: Model, num_shards: int) -> Model:
     weight = jax.nn.softmax(params["logits"])
     if model.batches == "users":
       return _non_sampling(model, _concatenated(context.user, weight), _concatenated(context.item, weight), batch)
-    user, positive = context.user[:, batch.user], context.item[:, batch.positive]
-    negative = context.item[:, batch.negative]
-    score = jax.vmap(model.score)
+    # All shards of a row in one piece of memory: one gather a row instead of K.
+    by_user, by_item = jnp.moveaxis(context.user, 0, 1), jnp.moveaxis(context.item, 0, 1)
+    user, positive = by_user[batch.user], by_item[batch.positive]
+    negative = by_item[batch.negative]
+    score = jax.vmap(model.score, in_axes=(0, -2, -2))
     high = jnp.tensordot(weight, score(context.rest, user, positive), axes=1)
-    low = jnp.tensordot(weight, score(context.rest, user[:, :, None, :], negative), axes=1)
+    low = jnp.tensordot(weight, score(context.rest, user[:, None, :, :], negative), axes=1)
     return _ranking(model, high, low, batch)
 
   def encode(params: Params, context: ShardVectors) -> Embeddings:

@@ -42,7 +42,7 @@ def submodels(name, config=None):
   parts = partition.random(jax.random.key(5), data, SHARDS).shards(data)
   params = [model.init(jax.random.key(s), NUM_USERS, NUM_ITEMS) for s in range(SHARDS)]
   contexts = [model.context(part) for part in parts]
-  vectors = aggregate.shard_vectors(model, params, contexts, parts, data, config or AggregateConfig())
+  vectors = aggregate.shard_vectors(model, params, contexts, parts, data, config or AggregateConfig(mask_absent=False))
   return model, params, parts, data, vectors
 
 
@@ -118,6 +118,20 @@ def test_weighted_scores_are_those_of_a_loop_over_shards(name, kind):
   check_scorer(scorer, naive_weighted(name, params, parts, weight))
 
 
+@pytest.mark.parametrize("name", ["bprmf", "lightgcn"])
+def test_a_shard_says_nothing_about_whom_it_never_saw(name):
+  model, params, parts, _, _ = submodels(name)
+  *_, vectors = submodels(name, AggregateConfig(kind="mean"))
+  for shard, part in enumerate(parts):
+    user, item = naive_vectors(name, params[shard], part)
+    user[part.user_degrees() == 0], item[part.item_degrees() == 0] = 0, 0
+    np.testing.assert_allclose(vectors.user[shard], user, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(vectors.item[shard], item, rtol=1e-5, atol=1e-6)
+  scores = aggregate.aggregated_scorer(model, vectors, {}, AggregateConfig(kind="mean")).scores(jnp.arange(NUM_USERS))
+  assert np.all(scores[12] == 0) and np.all(scores[:, 9] == 0)  # no shard saw them
+  assert np.count_nonzero(scores) > 0
+
+
 def test_a_shard_of_weight_zero_is_not_heard():
   model, params, parts, _, vectors = submodels("bprmf")
   weight = np.array([0.0, 0.25, 0.75], np.float32)
@@ -128,6 +142,7 @@ def test_a_shard_of_weight_zero_is_not_heard():
 
 def naive_attention(params, side, x, present, mask):
   """RecEraser's eqs. 5 to 8 for one user or item: x [K, d], present [K]; p = Σ_i α_i (x_i W_i + b_i)."""
+  x = [x[i] if present[i] or not mask else 0 * x[i] for i in range(SHARDS)]  # a row without a pair is no vector
   z = [x[i] @ params["kernel"][i] + params["bias"][i] for i in range(SHARDS)]
   attention = params["attention"][side]
   logits = [

@@ -216,7 +216,7 @@ def _gram(point: Point, data: PaddedInteractions, side: str) -> jax.Array:
   """Sum of the other side's outer products [d, d]; of users only those with a pair, since training leaves out others."""
   table = point.vectors.item
   if side == "item":
-    table = jnp.where((jnp.diff(data.indptr) > 0)[:, None], point.vectors.user, 0.0)
+    table = point.vectors.user
   return jnp.matmul(table.T, table, precision="highest")
 
 

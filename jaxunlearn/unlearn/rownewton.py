@@ -111,12 +111,12 @@ def unlearn(
   drawn as by `model.init`, which is what Retrain's has; an item without one gets the step from 0 that its draws as a
   negative ask for. The graph is built anew from the retained pairs. The vocabulary keeps the raw ids.
 
-  Failure: (1) The step is linear, and blocks leave out that rows move together: it falls short of Retrain's by 10 to
-  20 % in general (leave-one-out retraining, tests), by more for users who lose most of their pairs. (2) Far from a
-  minimum, or with little L2 in training, blocks are nearly singular: `max_step` holds such rows back, `capped` counts
-  them, damping heals them. (3) Few negatives make blocks too small and steps too long. (4) Training that draws
-  negatives among positives (`avoid_positives=False`) is treated as if it did not. (5) Nothing here hides which rows
-  were affected.
+  Failure: (1) Steps are linear, and blocks leave out that rows move together. Against leave-one-out retraining on small
+  data the changes of scores correlate 0.84 to 0.99 (three rounds: 0.80 to 0.99), the median within 10 %; a few pairs
+  move up to twice as far as predicted. Users who lose most of their pairs are worst. (2) Far from a minimum, or with
+  little L2 in training, blocks are nearly singular: `max_step` holds such rows back, `capped` counts them, damping
+  heals them. (3) Few negatives make blocks too small and steps too long. (4) Training that draws negatives among
+  positives (`avoid_positives=False`) is treated as if it did not. (5) Nothing here hides which rows were affected.
 
   Cost: of affected rows' retained pairs, about num_negatives · d² each, and d³ a row; no array is as large as all
   blocks, except for lightgcn. No second request traces again while the pairs keep their power-of-two capacity

@@ -243,7 +243,8 @@ def dense_propagation(data):
 
 
 def test_the_step_through_a_graph_solves_the_dense_system():
-  data, forget, params = setup(GCN, num_pairs=90)
+  data, _, params = setup(GCN, num_pairs=90)
+  forget = data.select(np.arange(2, len(data), 9))
   retained, num_users = data.without(forget), data.num_users
   config = dataclasses.replace(EXACT, coupling_steps=500, tolerance=1e-6)
   new = np.concatenate(tables(unlearn(KEY, GCN, params, data, forget, config).state.params))
@@ -368,22 +369,22 @@ def test_leaving_one_pair_out_is_predicted():
   affinity = rng.normal(size=(24, 3)) @ rng.normal(size=(3, 20)) + 0.5 * rng.normal(size=(24, 20))
   user, item = np.nonzero(affinity > np.quantile(affinity, 0.65))
   data = Interactions.from_pairs(user, item, num_users=24, num_items=20)
-  model = models.bprmf(models.BPRMFConfig(embedding_dim=DIM, l2=L2))
-  params = trained(model, data)
-  place, picked = np.arange(20), rng.choice(len(data), 20, replace=False)
+  model = models.bprmf(models.BPRMFConfig(embedding_dim=DIM, l2=0.1))
+  params = trained(model, data, 1200)
+  place, picked = np.arange(15), rng.choice(len(data), 15, replace=False)
   users, items = data.user[picked], data.item[picked]
   member = jnp.asarray(member_of(data), jnp.float32)
-  without = jnp.broadcast_to(member, (20, *member.shape)).at[place, users, items].set(0.0)
-  again = jax.jit(jax.vmap(descend, (None, 0, None, None)), static_argnums=3)(params, without, L2, 1000)
+  without = jnp.broadcast_to(member, (15, *member.shape)).at[place, users, items].set(0.0)
+  again = jax.jit(jax.vmap(descend, (None, 0, None, None)), static_argnums=3)(params, without, 0.1, 400)
   actual = np.einsum("nd,nd->n", again["user"][place, users], again["item"][place, items])
+  old = np.einsum("nd,nd->n", params["user"][users], params["item"][items])
   predicted = []
   for k, u, i in zip(picked, users, items, strict=True):
     new = unlearn(KEY, model, params, data, data.select(np.array([k])), EXACT).state.params
     predicted.append(float(new["user"][u] @ new["item"][i]))
-  old = np.einsum("nd,nd->n", params["user"][users], params["item"][items])
   predicted, actual = np.array(predicted) - old, actual - old
   assert np.corrcoef(predicted, actual)[0, 1] >= 0.9
-  assert 0.8 < (predicted @ actual) / (predicted @ predicted) < 1.4  # of the right size, not only in the right order
+  assert 0.85 < (predicted @ actual) / (predicted @ predicted) < 1.3  # of the right size too, not only in the right order
 
 
 def test_two_requests_come_out_near_one_of_both():
