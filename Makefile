@@ -3,7 +3,8 @@
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
-PYTEST_ARGS ?=
+# Two processes, a file of tests each: most of their time is compilation, which uses one core.
+PYTEST_ARGS ?= -n 2 --dist loadfile
 # A file for pytest's exit code, which .ci/run reads; empty: the recipe fails where pytest does.
 PYTEST_STATUS ?=
 
