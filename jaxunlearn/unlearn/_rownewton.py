@@ -135,7 +135,7 @@ def sweep(
     fresh = rows.fresh[row]
     left = sums.gradient + problem.l2 * count[row][:, None] * table[row]
     was = sums.before + gone[row] + problem.l2 * (count[row] + lost[row])[:, None] * old_table[row]
-    left = -jnp.where(fresh[:, None], left if side == "item" else 0.0, left - was)
+    left = jnp.where(fresh[:, None], left if side == "item" else 0.0, left - was)
     step = -solve_blocks(factor_blocks(sums.block, _ridge(problem, count[row], sums.block, live)), left)
     unit = jnp.maximum(jnp.linalg.norm(old_table[row], axis=1), mean_length)
     relative = jnp.where(live & ~fresh, jnp.linalg.norm(step, axis=1) / jnp.maximum(unit, _TINY), 0.0)
@@ -213,7 +213,7 @@ def _num_absent(data: PaddedInteractions) -> jax.Array:
 
 
 def _gram(point: Point, data: PaddedInteractions, side: str) -> jax.Array:
-  """Sum of the other side's outer products [d, d]; of users only those with a pair, since training leaves out others."""
+  """Sum of the other side's outer products [d, d]; of users only those with a pair, as in training."""
   table = point.vectors.item
   if side == "item":
     table = jnp.where((jnp.diff(data.indptr) > 0)[:, None], point.vectors.user, 0.0)

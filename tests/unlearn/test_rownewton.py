@@ -50,7 +50,7 @@ def tables(params):
 
 
 def examples(member):
-  """(weight, user, positive, negative) of every example and every negative that it may draw: the definition, in loops."""
+  """(weight, user, positive, negative) of every example and negative that it may draw: the definition, in loops."""
   for u in range(member.shape[0]):
     absent = np.flatnonzero(member[u] == 0)
     for i in np.flatnonzero(member[u]):
@@ -99,7 +99,9 @@ def test_a_users_row_takes_the_newton_step_of_the_retained_objective():
     gradient, hessian = naive_bpr(users, items, after, "user", u)
     # All terms of a user's row share one weight; what training had left is taken off at the weight of now.
     left *= (after[u].sum() / before[u].sum()) ** -0.5
-    np.testing.assert_allclose(new["user"][u], users[u] - np.linalg.solve(hessian, gradient - left), rtol=2e-4, atol=2e-5)
+    np.testing.assert_allclose(
+      new["user"][u], users[u] - np.linalg.solve(hessian, gradient - left), rtol=2e-4, atol=2e-5
+    )
 
 
 def test_an_items_row_takes_the_newton_step_but_for_what_new_negatives_do_to_its_other_pairs():
@@ -149,6 +151,19 @@ def test_a_later_round_solves_the_items_for_the_users_it_has_moved():
     new = unlearn(KEY, WMF, params, data, forget, dataclasses.replace(EXACT, num_rounds=rounds)).state.params
     expected = als_rows(np.asarray(new["user"], np.float64), retained.T)[touched]
     assert np.allclose(new["item"][touched], expected, rtol=1e-4, atol=1e-4) == solved
+
+
+def test_items_solve_wmf_without_the_users_who_have_no_pair_left():
+  data, _, params = setup(WMF)
+  forget = data.select(np.flatnonzero(data.user == 7))
+  users, _ = tables(params)
+  active, retained = np.arange(data.num_users) != 7, member_of(data.without(forget))
+  params = {**params, "item": jnp.asarray(als_rows(users, member_of(data).T), jnp.float32)}
+  new = unlearn(KEY, WMF, params, data, forget, EXACT).state.params
+  assert data.user_degrees().all() and len(forget) > 2
+  np.testing.assert_allclose(
+    new["item"][forget.item], als_rows(users[active], retained[active].T)[forget.item], rtol=1e-4, atol=1e-5
+  )
 
 
 def parts_of(model, params, data, forget, family, train_negatives=1, **draws):
@@ -384,7 +399,9 @@ def test_leaving_one_pair_out_is_predicted():
     predicted.append(float(new["user"][u] @ new["item"][i]))
   predicted, actual = np.array(predicted) - old, actual - old
   assert np.corrcoef(predicted, actual)[0, 1] >= 0.9
-  assert 0.85 < (predicted @ actual) / (predicted @ predicted) < 1.3  # of the right size too, not only in the right order
+  assert (
+    0.85 < (predicted @ actual) / (predicted @ predicted) < 1.3
+  )  # of the right size too, not only in the right order
 
 
 def test_two_requests_come_out_near_one_of_both():
