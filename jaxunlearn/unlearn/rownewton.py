@@ -112,7 +112,7 @@ def unlearn(
   negative ask for. The graph is built anew from the retained pairs. The vocabulary keeps the raw ids.
 
   Failure: (1) Steps are linear, and blocks leave out that rows move together. Against leave-one-out retraining on small
-  data the changes of scores correlate 0.84 to 0.99 (three rounds: 0.80 to 0.99), the median within 10 %; a few pairs
+  data the changes of scores correlate 0.69 to 0.99 (three rounds: 0.80 to 0.99), the median within 10 %; a few pairs
   move up to twice as far as predicted. Users who lose most of their pairs are worst. (2) Far from a minimum, or with
   little L2 in training, blocks are nearly singular: `max_step` holds such rows back, `capped` counts them, damping
   heals them. (3) Few negatives make blocks too small and steps too long. (4) Training that draws negatives among
