@@ -127,7 +127,7 @@ class Cells:
       model=self.name,
       dataset=self.dataset.name,
       seeds=[seed],
-      config={**identity.pop("config"), **chosen},
+      config={**identity.pop("config"), "lightul": None, **chosen},
       **identity,
       **measured,
     )

@@ -113,7 +113,7 @@ def main(argv: list[str]) -> None:
   result = _results.make_result(
     method=FLAGS.method,
     dataset=dataset.name,
-    **{**identity, "config": {**identity["config"], **chosen}},
+    **{**identity, "config": {**identity["config"], "lightul": None, **chosen}},
     utility=outcome.utility,
     completeness=completeness,
     efficiency={

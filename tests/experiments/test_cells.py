@@ -181,7 +181,7 @@ def test_models_of_their_own(done, tmp_path, monkeypatch):
   assert again.num_found == 3 and {p: p.stat().st_mtime_ns for p in folder.rglob("result.json")} == before
   with pytest.raises(ValueError, match=r"sisa/seed0 holds .* config.method.num_shards is 2 there and 3 here"):
     make(folder, changes={"sisa": {"num_shards": 3}}, shard_epochs=1).run("sisa", 0)
-  with pytest.raises(ValueError, match=r"config.shard_train.num_epochs is 1 there and 40 here"):
+  with pytest.raises(ValueError, match=r"config.shard_train.num_epochs is 1 there and \d+ here"):
     make(folder, changes=OWN).run("sisa", 0)
   make(folder, changes=OWN, shard_epochs=1, overwrite=True)
   assert not (folder / "vectors" / "seed0").exists()

@@ -130,7 +130,10 @@ def test_forgotten_pairs_sink_and_retained_ones_stay(config, fitted):
   assert sunk > 0.3 * np.std(means(before, retained))
   assert moved < 0.5 * sunk
   weight = np.full(K, 1 / K) if config is MEAN else np.asarray(jax.nn.softmax(state.aggregator["logits"]))
-  each = np.einsum("kud,kid->kui", np.asarray(new.vectors.user), np.asarray(new.vectors.item))
+  parts = new.partition.shards(new.interactions)
+  user = np.stack([(part.user_degrees() > 0)[:, None] for part in parts]) * np.asarray(new.vectors.user)
+  item = np.stack([(part.item_degrees() > 0)[:, None] for part in parts]) * np.asarray(new.vectors.item)
+  each = np.einsum("kud,kid->kui", user, item)  # a shard is silent about whom it never saw
   np.testing.assert_allclose(after.scores(np.arange(40)), np.einsum("k,kui->ui", weight, each), rtol=1e-4, atol=1e-5)
 
 
