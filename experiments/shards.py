@@ -120,11 +120,13 @@ def curves(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
     config = result["config"]
     cells.setdefault((config["partition"], config["num_shards"], config["aggregate"]["kind"]), []).append(result)
 
-  def values(cell: tuple[str, int, str], metric: str) -> tuple[float, float]:
+  def values(cell: tuple[str, int, str], metric: str) -> tuple[float, float] | None:
+    if cell not in cells:  # a command that ran part of the grid
+      return None
     return mean_sd([_number(result, metric) for result in cells[cell]])
 
   kinds = [kind for kind in KINDS if any(cell[2] == kind for cell in cells)]
-  names = [name for name in NAMES if (name, 10, kinds[0]) in cells]
+  names = [name for name in NAMES if any((name, 10, kind) in cells for kind in kinds)]
   found = []
   if len(names) > 1:
     found.append(_curve(
@@ -151,7 +153,7 @@ def _number(result: dict[str, Any], metric: str) -> float:
 def _curve(title: str, x_label: str, y_label: str, series: list[str], x: list[Any], value: Any) -> dict[str, Any]:
   lines = []
   for name in series:
-    pairs = [(at, value(name, at)) for at in x]
+    pairs = [(at, found) for at in x if (found := value(name, at)) is not None]
     lines.append(
       {"name": name, "x": [at for at, _ in pairs], "y": [y for _, (y, _) in pairs], "sd": [sd for _, (_, sd) in pairs]}
     )
