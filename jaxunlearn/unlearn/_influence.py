@@ -169,6 +169,7 @@ def outer_loss(scores: tuple[jax.Array, jax.Array], weight: jax.Array, static: S
 
 
 def weight_of(problem: Problem, batch: tuple[jax.Array, jax.Array]) -> jax.Array:
+  """float [B]: weights of the examples at (positions [B], bool [B]); 0 where the slot is padding."""
   at, real = batch
   return jnp.where(real, problem.examples.weight[at], 0.0).astype(problem.nodes.dtype)
 
@@ -253,6 +254,7 @@ def has_pairs(problem: Problem, mask: jax.Array) -> jax.Array:
 
 
 def gram_of(problem: Problem, static: Static, counted: jax.Array) -> Gram:
+  """WMF's sum over all entries, of the users in `counted` (bool [U]) and all items."""
   users, items = problem.nodes[: problem.num_users] * counted[:, None], problem.nodes[problem.num_users :]
   weight = static.model.config.unobserved_weight
   return Gram(weight, users.T @ users, items.T @ items, jnp.sum(counted.astype(jnp.int32)), items.shape[0])

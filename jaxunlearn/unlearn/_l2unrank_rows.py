@@ -149,6 +149,7 @@ def with_negatives(key: jax.Array, examples: Examples, known: PaddedInteractions
 
 
 def take(table: jax.Array, slots: jax.Array) -> jax.Array:
+  """Rows of `table` [R, d] at `slots`; zeros where a slot is out of range, which is where rows do not move."""
   return table.at[slots].get(mode="fill", fill_value=0.0)
 
 

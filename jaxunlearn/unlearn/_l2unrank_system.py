@@ -28,6 +28,7 @@ _FEW_PAIRS = 1 << 14  # retained pairs that are never thinned out
 
 
 def build_static(model: Model, config: L2UnRankConfig, *, propagates: bool) -> Static:
+  """What a request's programs are compiled for: the loss that is differentiated, and the numbers of draws."""
   loss = LOSSES[model.name] if config.loss == "train" else "bpr"
   return Static(
     model=model,

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Protocol
 
 import jax
 
 from jaxunlearn import partition
 from jaxunlearn._validate import check_choice, check_positive
-from jaxunlearn.base import Embeddings
+from jaxunlearn.aggregate import AggregateConfig
+from jaxunlearn.base import Embeddings, Model, Unlearner
 from jaxunlearn.data.interactions import Interactions
 from jaxunlearn.partition import Partition
 from jaxunlearn.recipes import Recipe, recipe
-from jaxunlearn.train import fit
+from jaxunlearn.shards import Placement
+from jaxunlearn.train import TrainConfig, fit
+from jaxunlearn.unlearn._sharded import ShardConfig, sharded
 
 VectorsFn = Callable[[jax.Array, Interactions], Embeddings]
 NAMES = ("random", "ubp", "ibp", "inbp", "blpa", "bekm")
@@ -65,3 +69,44 @@ def partitioner(
     return both(key, interactions, found.user, found.item, num_shards)
 
   return make
+
+
+class PartitionedConfig(Protocol):
+  """What GraphEraser's and RecEraser's configurations have in common."""
+
+  @property
+  def num_shards(self) -> int:
+    """K."""
+
+  @property
+  def partition(self) -> str:
+    """One of `NAMES`."""
+
+  @property
+  def aggregate(self) -> AggregateConfig:
+    """How submodels become one."""
+
+  @property
+  def early_stopping(self) -> bool:
+    """Whether each shard stops by held-out pairs of its own."""
+
+
+def partitioned(
+  name: str,
+  model: Model,
+  train: TrainConfig,
+  config: PartitionedConfig,
+  *,
+  vectors: VectorsFn | None,
+  placement: Placement | None,
+  progress: bool | None,
+) -> Unlearner:
+  """The `Unlearner` of a configured partition and aggregation; `grapheraser` and `receraser` say what it promises."""
+  how = ShardConfig(
+    train=train,
+    aggregate=config.aggregate,
+    early_stopping=config.early_stopping,
+    placement=placement or Placement(),
+  )
+  made = partitioner(config.partition, config.num_shards, vectors=vectors)
+  return sharded(model, how, made, name=name, progress=progress)

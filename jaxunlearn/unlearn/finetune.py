@@ -13,9 +13,8 @@ import jax
 from jaxunlearn._validate import check_finite, check_positive
 from jaxunlearn.base import Model, Params, Unlearner, UnlearnResult
 from jaxunlearn.data.interactions import Interactions
-from jaxunlearn.requests import Request, resolve
 from jaxunlearn.train import TrainConfig, fit
-from jaxunlearn.unlearn.retrain import ModelState, fit_model, model_scorer
+from jaxunlearn.unlearn.retrain import ModelState, post_hoc
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -103,15 +102,9 @@ def finetune(
   """
   training = train_config or TrainConfig()
 
-  def fit_fn(key: jax.Array, interactions: Interactions) -> ModelState:
-    return fit_model(key, model, interactions, training, progress=progress)
-
-  def unlearn_fn(key: jax.Array, state: ModelState, request: Request | Interactions) -> UnlearnResult:
-    forget = resolve(request, state.interactions)
-    if not len(forget):
-      return UnlearnResult(state, {"num_forgotten": 0, "seconds": 0.0})
+  def forget_pairs(key: jax.Array, state: ModelState, forget: Interactions) -> UnlearnResult:
     return unlearn(
       key, model, state.params, state.interactions, forget, config, train_config=training, progress=progress
     )
 
-  return Unlearner(fit_fn, unlearn_fn, lambda state: model_scorer(model, state), "approximate", "finetune")
+  return post_hoc("finetune", model, training, forget_pairs, progress=progress)

@@ -16,10 +16,9 @@ import jax.numpy as jnp
 from jaxunlearn._validate import check_finite, check_positive
 from jaxunlearn.base import Batch, Context, Model, Params, Unlearner, UnlearnResult
 from jaxunlearn.data.interactions import Interactions, PaddedInteractions, capacity_for
-from jaxunlearn.requests import Request, resolve
 from jaxunlearn.sampling import sample_negatives, users_batch
 from jaxunlearn.train import TrainConfig
-from jaxunlearn.unlearn.retrain import ModelState, fit_model, model_scorer
+from jaxunlearn.unlearn.retrain import ModelState, post_hoc
 
 _FORGET_SHARE = 16  # requests of up to 1/16 of the pairs' capacity share one shape, so one compilation
 
@@ -195,13 +194,7 @@ def gradient_ascent(
     progress: as for `train.fit`.
   """
 
-  def fit_fn(key: jax.Array, interactions: Interactions) -> ModelState:
-    return fit_model(key, model, interactions, train_config or TrainConfig(), progress=progress)
-
-  def unlearn_fn(key: jax.Array, state: ModelState, request: Request | Interactions) -> UnlearnResult:
-    forget = resolve(request, state.interactions)
-    if not len(forget):
-      return UnlearnResult(state, {"num_forgotten": 0, "seconds": 0.0})
+  def forget_pairs(key: jax.Array, state: ModelState, forget: Interactions) -> UnlearnResult:
     return unlearn(key, model, state.params, state.interactions, forget, config)
 
-  return Unlearner(fit_fn, unlearn_fn, lambda state: model_scorer(model, state), "approximate", "gradient_ascent")
+  return post_hoc("gradient_ascent", model, train_config or TrainConfig(), forget_pairs, progress=progress)

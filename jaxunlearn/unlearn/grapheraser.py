@@ -9,8 +9,7 @@ from jaxunlearn.aggregate import AggregateConfig
 from jaxunlearn.base import Model, Unlearner
 from jaxunlearn.epoch import TrainConfig
 from jaxunlearn.shards import Placement
-from jaxunlearn.unlearn._partitions import VectorsFn, partitioner
-from jaxunlearn.unlearn._sharded import ShardConfig, sharded
+from jaxunlearn.unlearn._partitions import VectorsFn, partitioned
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -64,11 +63,6 @@ def grapheraser(
     Chen et al., Graph Unlearning, CCS 2022.
   """
   config = config or GraphEraserConfig()
-  how = ShardConfig(
-    train=train_config or TrainConfig(),
-    aggregate=config.aggregate,
-    early_stopping=config.early_stopping,
-    placement=placement or Placement(),
+  return partitioned(
+    "grapheraser", model, train_config or TrainConfig(), config, vectors=vectors, placement=placement, progress=progress
   )
-  made = partitioner(config.partition, config.num_shards, vectors=vectors)
-  return sharded(model, how, made, name="grapheraser", progress=progress)

@@ -18,11 +18,10 @@ from jaxunlearn import linalg
 from jaxunlearn._validate import check_choice, check_finite, check_fraction, check_non_negative, check_positive
 from jaxunlearn.base import Model, Params, Unlearner, UnlearnResult
 from jaxunlearn.data.interactions import Interactions, capacity_for
-from jaxunlearn.requests import Request, resolve
 from jaxunlearn.train import TrainConfig
 from jaxunlearn.unlearn import _curvature, _influence
 from jaxunlearn.unlearn._importance import pruned_scope
-from jaxunlearn.unlearn.retrain import ModelState, fit_model, model_scorer
+from jaxunlearn.unlearn.retrain import ModelState, post_hoc
 
 _RAISE = 4.0  # factor on damping after negative curvature
 _SMALLEST_DAMPING = 1e-6  # where raising starts from 0
@@ -296,13 +295,7 @@ def ifru(
       model.name, user_weight_power=training.user_weight_power, avoid_positives=training.avoid_positives
     )
 
-  def fit_fn(key: jax.Array, interactions: Interactions) -> ModelState:
-    return fit_model(key, model, interactions, training, progress=progress)
-
-  def unlearn_fn(key: jax.Array, state: ModelState, request: Request | Interactions) -> UnlearnResult:
-    forget = resolve(request, state.interactions)
-    if not len(forget):
-      return UnlearnResult(state, {"num_forgotten": 0, "seconds": 0.0})
+  def forget_pairs(key: jax.Array, state: ModelState, forget: Interactions) -> UnlearnResult:
     return unlearn(key, model, state.params, state.interactions, forget, config)
 
-  return Unlearner(fit_fn, unlearn_fn, lambda state: model_scorer(model, state), "approximate", "ifru")
+  return post_hoc("ifru", model, training, forget_pairs, progress=progress)

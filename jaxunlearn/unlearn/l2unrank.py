@@ -16,7 +16,6 @@ from jaxunlearn import linalg
 from jaxunlearn._validate import check_finite
 from jaxunlearn.base import Model, Params, Unlearner, UnlearnResult
 from jaxunlearn.data.interactions import Interactions
-from jaxunlearn.requests import Request, resolve
 from jaxunlearn.train import TrainConfig
 from jaxunlearn.unlearn._l2unrank import Report, influence_step
 from jaxunlearn.unlearn._l2unrank_config import L2UnRankConfig
@@ -32,7 +31,7 @@ from jaxunlearn.unlearn._l2unrank_stages import (
   structural_influence,
 )
 from jaxunlearn.unlearn._l2unrank_system import LOSSES, build_static, build_system
-from jaxunlearn.unlearn.retrain import ModelState, fit_model, model_scorer
+from jaxunlearn.unlearn.retrain import ModelState, post_hoc
 
 __all__ = [
   "Influence",
@@ -202,13 +201,7 @@ def l2unrank(
   training = train_config or TrainConfig()
   settings = config or L2UnRankConfig.preset(model.name, training)
 
-  def fit_fn(key: jax.Array, interactions: Interactions) -> ModelState:
-    return fit_model(key, model, interactions, training, progress=progress)
-
-  def unlearn_fn(key: jax.Array, state: ModelState, request: Request | Interactions) -> UnlearnResult:
-    forget = resolve(request, state.interactions)
-    if not len(forget):
-      return UnlearnResult(state, {"num_forgotten": 0, "seconds": 0.0})
+  def forget_pairs(key: jax.Array, state: ModelState, forget: Interactions) -> UnlearnResult:
     return unlearn(key, model, state.params, state.interactions, forget, settings)
 
-  return Unlearner(fit_fn, unlearn_fn, lambda state: model_scorer(model, state), "approximate", "l2unrank")
+  return post_hoc("l2unrank", model, training, forget_pairs, progress=progress)

@@ -9,8 +9,7 @@ from jaxunlearn.aggregate import AggregateConfig
 from jaxunlearn.base import Model, Unlearner
 from jaxunlearn.epoch import TrainConfig
 from jaxunlearn.shards import Placement
-from jaxunlearn.unlearn._partitions import NAMES, VectorsFn, partitioner
-from jaxunlearn.unlearn._sharded import ShardConfig, sharded
+from jaxunlearn.unlearn._partitions import NAMES, VectorsFn, partitioned
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,11 +62,6 @@ def receraser(
     Chen et al., Recommendation Unlearning, WWW 2022.
   """
   config = config or RecEraserConfig()
-  how = ShardConfig(
-    train=train_config or TrainConfig(),
-    aggregate=config.aggregate,
-    early_stopping=config.early_stopping,
-    placement=placement or Placement(),
+  return partitioned(
+    "receraser", model, train_config or TrainConfig(), config, vectors=vectors, placement=placement, progress=progress
   )
-  made = partitioner(config.partition, config.num_shards, vectors=vectors)
-  return sharded(model, how, made, name="receraser", progress=progress)

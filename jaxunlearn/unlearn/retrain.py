@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -36,6 +37,36 @@ def fit_model(
 def model_scorer(model: Model, state: ModelState) -> Scorer:
   """Serves a state: vectors encoded over the graph of the retained pairs."""
   return scorer_of(model, state.params, model.context(state.interactions))
+
+
+def post_hoc(
+  name: str,
+  model: Model,
+  config: TrainConfig,
+  forget_pairs: Callable[[jax.Array, ModelState, Interactions], UnlearnResult],
+  *,
+  progress: bool | None = None,
+) -> Unlearner:
+  """An `Unlearner` that trains as usual and changes the trained model at a request; an empty one changes nothing.
+
+  Args:
+    name: of the method.
+    model: what is trained and served.
+    config: how it is trained.
+    forget_pairs: (key, state, pairs of the state, at least one) -> result.
+    progress: as for `train.fit`.
+  """
+
+  def fit_fn(key: jax.Array, interactions: Interactions) -> ModelState:
+    return fit_model(key, model, interactions, config, progress=progress)
+
+  def unlearn_fn(key: jax.Array, state: ModelState, request: Request | Interactions) -> UnlearnResult:
+    forget = resolve(request, state.interactions)
+    if not len(forget):
+      return UnlearnResult(state, {"num_forgotten": 0, "seconds": 0.0})
+    return forget_pairs(key, state, forget)
+
+  return Unlearner(fit_fn, unlearn_fn, lambda state: model_scorer(model, state), "approximate", name)
 
 
 def retrain(model: Model, config: TrainConfig, *, progress: bool | None = None) -> Unlearner:

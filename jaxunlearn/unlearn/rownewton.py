@@ -18,13 +18,12 @@ from jaxunlearn._validate import check_finite, check_non_negative, check_positiv
 from jaxunlearn.base import Context, Embeddings, Model, Params, Unlearner, UnlearnResult
 from jaxunlearn.data.interactions import Interactions
 from jaxunlearn.linalg import MESSAGES, NEGATIVE_CURVATURE, NON_FINITE
-from jaxunlearn.requests import Request, resolve
 from jaxunlearn.train import TrainConfig
 from jaxunlearn.unlearn import _rownewton
 from jaxunlearn.unlearn import _rownewton_terms as terms
 from jaxunlearn.unlearn._rownewton_graph import coupled_step
 from jaxunlearn.unlearn._rownewton_problem import fresh_rows, loss_family, make_problem
-from jaxunlearn.unlearn.retrain import ModelState, fit_model, model_scorer
+from jaxunlearn.unlearn.retrain import ModelState, post_hoc
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -247,13 +246,7 @@ def rownewton(
   config = config or RowNewtonConfig.of(train_config)
   loss_family(model)
 
-  def fit_fn(key: jax.Array, interactions: Interactions) -> ModelState:
-    return fit_model(key, model, interactions, train_config, progress=progress)
-
-  def unlearn_fn(key: jax.Array, state: ModelState, request: Request | Interactions) -> UnlearnResult:
-    forget = resolve(request, state.interactions)
-    if not len(forget):
-      return UnlearnResult(state, {"num_forgotten": 0, "seconds": 0.0})
+  def forget_pairs(key: jax.Array, state: ModelState, forget: Interactions) -> UnlearnResult:
     return unlearn(key, model, state.params, state.interactions, forget, config)
 
-  return Unlearner(fit_fn, unlearn_fn, lambda state: model_scorer(model, state), "approximate", "rownewton")
+  return post_hoc("rownewton", model, train_config, forget_pairs, progress=progress)
