@@ -10,10 +10,10 @@ from typing import Any
 
 import jax
 
-from experiments import _common, _identity, _results
+from experiments import _common, _distances, _identity, _results
 from experiments._methods import LIGHTUL, OWN_FIT, Outcome, run_own, run_request, settings
 from jaxunlearn import checkpoint
-from jaxunlearn.base import Embeddings
+from jaxunlearn.base import Embeddings, Scorer
 from jaxunlearn.data.dataset import Dataset
 from jaxunlearn.data.interactions import Interactions
 from jaxunlearn.recipes import Recipe
@@ -68,6 +68,7 @@ class Cells:
     self.folder, self.name, self.dataset, self.forget, self.measure = folder, name, dataset, forget, measure
     self.lightul, self.progress, self.model = lightul or {}, progress, recipe.model(name)
     self.changes, self.shard_epochs = changes or {}, shard_epochs
+    self.retained = dataset.train.without(forget)
     self.num_found = 0  # cells that were there
     _results.prepare_out(folder)
     if overwrite:
@@ -140,7 +141,9 @@ class Cells:
     )
     state = ModelState(fitted.value.params, data)
     checkpoint.save(out / "model", state.params, overwrite=True)
-    utility, completeness = self.measure(model_scorer(self.model, state))
+    scorer = model_scorer(self.model, state)
+    utility, completeness = self.measure(scorer)
+    completeness |= _distances.unranked(scorer, self.forget, self.retained)
     seconds = {"fit_seconds": fitted.seconds, "compile_seconds": fitted.compile_seconds}
     return self._measured(utility, completeness, seconds, {})
 
@@ -166,25 +169,44 @@ class Cells:
       vectors=self._vectors(seed), progress=self.progress,
     )  # fmt: skip
     info = {**own.outcome.info, "fit_utility": own.fit_utility, "fit_completeness": own.fit_completeness}
-    return self._against_retrain(method, seed, own.outcome._replace(info=info), {"fit_seconds": own.fit_seconds})
+    outcome = own.outcome._replace(info=info)
+    return self._against_retrain(method, seed, outcome, own.fit_scorer, {"fit_seconds": own.fit_seconds})
 
   def _request(self, out: Path, method: str, seed: int, chosen: Any) -> dict[str, Any]:
-    del out
+    state = self.state(seed)
     outcome = run_request(
-      jax.random.key(seed), method, self.model, self.config, self.state(seed), self.forget, self.measure,
+      jax.random.key(seed), method, self.model, self.config, state, self.forget, self.measure,
       chosen=chosen, progress=self.progress,
     )  # fmt: skip
-    return self._against_retrain(method, seed, outcome, {})
+    if method == "retrain":
+      checkpoint.save(out / "model", outcome.state.params, overwrite=True)
+    return self._against_retrain(method, seed, outcome, model_scorer(self.model, state), {})
 
-  def _against_retrain(self, method: str, seed: int, outcome: Outcome, more: dict[str, float]) -> dict[str, Any]:
-    completeness = dict(outcome.completeness)
+  def _against_retrain(
+    self, method: str, seed: int, outcome: Outcome, before: Scorer, more: dict[str, float]
+  ) -> dict[str, Any]:
+    completeness = {
+      **outcome.completeness, **_distances.unranked(outcome.scorer, self.forget, self.retained, before)
+    }  # fmt: skip
     seconds = {**more, "unlearn_seconds": outcome.seconds, "compile_seconds": outcome.compile_seconds}
     reference = self.path("retrain", seed) / _results.FILE_NAME
     if method != "retrain" and reference.exists():
       retrained = _results.load_results(reference)[0]
       completeness["auc_retrain"] = retrained["completeness"]["auc"]
       seconds["retrain_ratio"] = retrained["efficiency"]["unlearn_seconds"] / outcome.seconds
+    # Retrain is compared with the Retrain of the seed before: what two seeds differ by is the noise floor.
+    other = self._retrained(seed - 1 if method == "retrain" else seed)
+    if other is not None:
+      completeness |= _distances.to_reference(outcome.scorer, other, self.retained)
     return self._measured(outcome.utility, completeness, seconds, outcome.info)
+
+  def _retrained(self, seed: int) -> Scorer | None:
+    """Retrain's scorer, where that cell is there with its model."""
+    folder = self.path("retrain", seed)
+    if not (folder / _results.FILE_NAME).exists() or not (folder / "model").exists():
+      return None
+    params, _ = checkpoint.restore(folder / "model")
+    return model_scorer(self.model, ModelState(params, self.retained))
 
   def _measured(
     self, utility: dict[str, float], completeness: dict[str, float], seconds: dict[str, float], info: dict[str, Any]

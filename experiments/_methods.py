@@ -11,7 +11,7 @@ import jax
 
 from experiments._common import Measure
 from jaxunlearn._validate import check_choice
-from jaxunlearn.base import Model, Unlearner, UnlearnResult
+from jaxunlearn.base import Model, Scorer, Unlearner, UnlearnResult
 from jaxunlearn.data.interactions import Interactions
 from jaxunlearn.recipes import Recipe, recipe
 from jaxunlearn.train import TrainConfig, fit
@@ -49,9 +49,10 @@ CONFIGS: dict[str, Any] = {name: config for name, (_, config) in (POST_HOC | OWN
 
 
 class Outcome(NamedTuple):
-  """One request: the new state, what it serves measured, seconds after compilation and of it, diagnostics."""
+  """One request: the new state, its scorer and what that measures, seconds after compilation and of it, diagnostics."""
 
   state: Any
+  scorer: Scorer
   utility: dict[str, float]
   completeness: dict[str, float]
   seconds: float
@@ -142,17 +143,22 @@ def run_request(
     warm_up = dataclasses.replace(config, num_epochs=1)
     _, cold = _timed(lambda: UnlearnResult(fit(key, model, retained, warm_up, progress=False).params, {}))
     result, seconds = _timed(lambda: retrain(model, config, progress=progress).unlearn(key, state, forget))
-    utility, completeness = measure(model_scorer(model, result.state))
     compile_seconds = max(0.0, cold - seconds / config.num_epochs)
-    return Outcome(result.state, utility, completeness, seconds, compile_seconds, dict(result.info))
+    return _outcome(result, model_scorer(model, result.state), measure, seconds, compile_seconds)
   if method in LIGHTUL:
     return _lightul(key, method, model, state, forget, measure, chosen)
   factory, default = POST_HOC[method]
   unlearner = factory(model, config, chosen or default, progress=progress)
   _, cold = _timed(lambda: unlearner.unlearn(key, state, forget))
   result, seconds = _timed(lambda: unlearner.unlearn(key, state, forget))
-  utility, completeness = measure(unlearner.scorer(result.state))
-  return Outcome(result.state, utility, completeness, seconds, max(0.0, cold - seconds), dict(result.info))
+  return _outcome(result, unlearner.scorer(result.state), measure, seconds, max(0.0, cold - seconds))
+
+
+def _outcome(
+  result: UnlearnResult, scorer: Scorer, measure: Measure, seconds: float, compile_seconds: float
+) -> Outcome:
+  utility, completeness = measure(scorer)
+  return Outcome(result.state, scorer, utility, completeness, seconds, compile_seconds, dict(result.info))
 
 
 def _lightul(
@@ -171,18 +177,18 @@ def _lightul(
 
   _, cold = _timed(request)
   result, seconds = _timed(request)
-  utility, completeness = measure(vectors_scorer(result.state.vectors))
-  info = dict(result.info)
+  outcome = _outcome(result, vectors_scorer(result.state.vectors), measure, seconds, max(0.0, cold - seconds))
   # The released code ranks with these and takes the AUC from the whitened ones: shown beside, never as the utility.
-  as_published, _ = measure(vectors_scorer(info.pop("unwhitened")))
-  info["ndcg_unwhitened"] = as_published["ndcg@20"]
-  return Outcome(result.state, utility, completeness, seconds, max(0.0, cold - seconds), info)
+  as_published, _ = measure(vectors_scorer(outcome.info.pop("unwhitened")))
+  outcome.info["ndcg_unwhitened"] = as_published["ndcg@20"]
+  return outcome
 
 
 class OwnOutcome(NamedTuple):
   """A method's own model, trained, and a request to it: both served states measured."""
 
   outcome: Outcome
+  fit_scorer: Scorer
   fit_seconds: float
   fit_utility: dict[str, float]
   fit_completeness: dict[str, float]
@@ -224,17 +230,17 @@ def run_own(
   state = unlearner.fit(key, data)
   jax.block_until_ready(jax.tree.leaves(state))
   fit_seconds = time.perf_counter() - start
-  fit_utility, fit_completeness = measure(unlearner.scorer(state))
+  fit_scorer = unlearner.scorer(state)
+  fit_utility, fit_completeness = measure(fit_scorer)
   if hasattr(config, "aggregate"):
     config = dataclasses.replace(config, aggregate=dataclasses.replace(config.aggregate, kind="mean"))
   quick = factory(model, dataclasses.replace(train, num_epochs=1), config, progress=False, **options)
   _, cold = _timed(lambda: quick.unlearn(key, state, forget))
   result, seconds = _timed(lambda: unlearner.unlearn(key, state, forget))
-  utility, completeness = measure(unlearner.scorer(result.state))
-  info = {**result.info, "partition": repr(state.partition)}
   compile_seconds = max(0.0, cold - result.info["seconds"] / train.num_epochs)
-  outcome = Outcome(result.state, utility, completeness, seconds, compile_seconds, info)
-  return OwnOutcome(outcome, fit_seconds, fit_utility, fit_completeness)
+  outcome = _outcome(result, unlearner.scorer(result.state), measure, seconds, compile_seconds)
+  outcome.info["partition"] = repr(state.partition)
+  return OwnOutcome(outcome, fit_scorer, fit_seconds, fit_utility, fit_completeness)
 
 
 def _timed(work: Any) -> tuple[UnlearnResult, float]:

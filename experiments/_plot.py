@@ -67,8 +67,49 @@ def draw(rows: Sequence[Row], path: Path, utility: str, title: str) -> list[Path
     figure.legend(handles.values(), list(handles), loc="outside lower center", ncols=columns, fontsize=8)
   if title:
     figure.suptitle(title)
+  return _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> list[Path]:
   path.parent.mkdir(parents=True, exist_ok=True)
   written = [path.with_name(path.name + ending) for ending in (".png", ".svg")]
   for file in written:
     figure.savefig(file, dpi=160)
   return written
+
+
+def scatter(
+  panels: Sequence[tuple[str, Sequence[float], Sequence[float]]], path: Path, x_label: str, y_label: str
+) -> list[Path]:
+  """A panel of points for each (title, x, y), with the line of equality; writes `path`.png and `path`.svg."""
+  wide = min(len(panels), 3)
+  tall = -(-len(panels) // wide)
+  figure = Figure(figsize=(4.2 * wide, 4.0 * tall), layout="constrained")
+  FigureCanvasAgg(figure)
+  grid = list(figure.subplots(tall, wide, squeeze=False).flat)
+  for axes, (title, x, y) in zip(grid, panels, strict=False):
+    axes.axline((0.0, 0.0), slope=1.0, color="0.35", linestyle="--", linewidth=1, zorder=1)
+    axes.scatter(x, y, s=16, color=_COLOURS[0], alpha=0.8, zorder=3)
+    axes.set(title=title, xlabel=x_label, ylabel=y_label)
+    axes.grid(alpha=0.25)
+  for axes in grid[len(panels) :]:
+    axes.set_visible(False)
+  return _save(figure, path)
+
+
+def lines(
+  panels: Sequence[tuple[str, Sequence[tuple[str, Sequence[float], Sequence[float]]]]], path: Path, x_label: str
+) -> list[Path]:
+  """A panel of lines for each (y label, [(name, x, y)]), one colour and marker a name; writes PNG and SVG."""
+  figure = Figure(figsize=(5.6 * len(panels), 4.4), layout="constrained")
+  FigureCanvasAgg(figure)
+  order = list(dict.fromkeys(name for _, series in panels for name, _, _ in series))
+  for axes, (y_label, series) in zip(figure.subplots(1, len(panels), squeeze=False).flat, panels, strict=True):
+    for name, x, y in series:
+      at = order.index(name)
+      colour, marker = _COLOURS[at % len(_COLOURS)], _MARKERS[at % len(_MARKERS)]
+      axes.plot(x, y, marker=marker, markersize=5, color=colour, label=name, linestyle="-" if len(x) > 1 else "none")
+    axes.set(xlabel=x_label, ylabel=y_label)
+    axes.grid(alpha=0.25)
+    axes.legend(fontsize=8)
+  return _save(figure, path)

@@ -19,11 +19,26 @@ DEFAULT_COLUMNS = (
   "utility.recall@20",
   "completeness.auc",
   "completeness.auc_distance",
+  "completeness.outside@50",
+  "completeness.rank_shift",
+  "completeness.spearman",
+  "completeness.score_mae_sd",
   "efficiency.unlearn_seconds",
   "efficiency.retrain_ratio",
 )
-_LABELS = {"auc": "AUC", "auc_distance": "|AUC − Retrain|", "unlearn_seconds": "unlearn s", "fit_seconds": "fit s",
-           "compile_seconds": "compile s", "retrain_ratio": "× faster", "peak_memory_mb": "peak MiB"}  # fmt: skip
+_LABELS = {
+  "auc": "AUC",
+  "auc_distance": "|AUC − Retrain|",
+  "rank_shift": "rank shift",
+  "spearman": "Spearman",
+  "score_mae": "|Δscore|",
+  "score_mae_sd": "|Δscore| ÷ sd",
+  "unlearn_seconds": "unlearn s",
+  "fit_seconds": "fit s",
+  "compile_seconds": "compile s",
+  "retrain_ratio": "× faster",
+  "peak_memory_mb": "peak MiB",
+}
 
 _LARGEST = ("efficiency.compile_seconds", "efficiency.peak_memory_mb")  # a mean says little: only one seed compiles
 

@@ -173,19 +173,21 @@ def _row_step(
   del context  # a loss over rows reads nothing else
   assert model.row_loss is not None
   tables, rest = _split_tables(params)
-  row_loss, size, num_negatives = model.row_loss, *batch.negative.shape
-
-  def loss_of_rows(rest: Params, user: jax.Array, item: jax.Array) -> jax.Array:
-    return row_loss(rest, user, item[:size], item[size:].reshape(size, num_negatives, -1), batch.weight)
-
-  # One gather of all items, so that their gradient is one array as the update takes it, and is not put together.
+  num_negatives = batch.negative.shape[1]
+  users, items = tables["user"], tables["item"]
   # Positions of a batch are in range; without the promise JAX masks every gathered row once more.
-  rows = {"user": batch.user, "item": jnp.concatenate([batch.positive, batch.negative.reshape(-1)])}
-  vectors = {name: table.at[rows[name]].get(mode="promise_in_bounds") for name, table in tables.items()}
-  loss, (rest_grads, *vector_grads) = jax.value_and_grad(loss_of_rows, argnums=(0, 1, 2))(
-    rest, vectors["user"], vectors["item"]
+  loss, (rest_grads, user_grads, positive_grads, negative_grads) = jax.value_and_grad(
+    model.row_loss, argnums=(0, 1, 2, 3)
+  )(
+    rest,
+    users.at[batch.user].get(mode="promise_in_bounds"),
+    items.at[batch.positive].get(mode="promise_in_bounds"),
+    items.at[batch.negative].get(mode="promise_in_bounds"),
+    batch.weight,
   )
-  row_grads = dict(zip(("user", "item"), vector_grads, strict=True))
+  rows = {"user": batch.user, "item": jnp.concatenate([batch.positive, batch.negative.reshape(-1)])}
+  item_grads = jnp.concatenate([positive_grads, negative_grads.reshape(-1, items.shape[1])])
+  row_grads = {"user": user_grads, "item": item_grads}
   row, dense = optimizers.ROW[optimizer](), optimizers.DENSE[optimizer.removeprefix("row_")]()
   row_state, rest_state = opt_state
   # A padded example has no gradient, but its row would age under lazy Adam: send it out of range.
@@ -250,6 +252,10 @@ def train_epoch(
     num_steps = (data.pairs.count + batch_size - 1) // batch_size
     degree = jnp.maximum(jnp.diff(data.pairs.indptr), 1).astype(jnp.float32)
     user_weight = degree**-user_weight_power
+    negatives = sampling.epoch_negatives(
+      step_key, data.pairs, order,
+      batch_size=batch_size, num_negatives=num_negatives, avoid_positives=avoid_positives, pool=data.pool,
+    )  # fmt: skip
   step_fn = _dense_step if optimizer in optimizers.DENSE else _row_step
 
   def step(index: jax.Array, carry: tuple[Params, Any, jax.Array, jax.Array]) -> Any:
@@ -258,15 +264,9 @@ def train_epoch(
       batch = sampling.users_batch(data.pairs, shuffled[:, index], data.num_pairs)
     else:
       batch = sampling.pairwise_batch(
-        jax.random.fold_in(step_key, index),
-        data.pairs,
-        order,
-        index,
-        batch_size=batch_size,
-        num_negatives=num_negatives,
-        avoid_positives=avoid_positives,
-        pool=data.pool,
-      )
+        step_key, data.pairs, order, index, batch_size=batch_size, num_negatives=num_negatives,
+        avoid_positives=avoid_positives, pool=data.pool, negative=negatives[index],
+      )  # fmt: skip
       batch = batch._replace(weight=batch.weight * user_weight[batch.user])
     params, opt_state, loss = step_fn(model, optimizer, params, opt_state, context, batch, learning_rate)
     bad_step = jnp.where((bad_step < 0) & ~jnp.isfinite(loss), index, bad_step)

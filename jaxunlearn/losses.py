@@ -5,6 +5,8 @@ Every mean is over the examples whose `weight` is not zero, so that padding move
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -69,6 +71,59 @@ def l2_of_rows(user: jax.Array, positive: jax.Array, negative: jax.Array, weight
   """
   rows = half_square(user) + half_square(positive) + jnp.mean(half_square(negative), axis=-1)
   return weighted_mean(rows, weight)
+
+
+@jax.custom_vjp
+def bpr_of_rows(
+  user: jax.Array, positive: jax.Array, negative: jax.Array, weight: jax.Array, l2: float | jax.Array
+) -> jax.Array:
+  """`bpr` of inner products plus `l2` times `l2_of_rows`, with a gradient that is written out.
+
+  The same value and gradient as by differentiating the two; reverse-mode differentiation of this one is a third
+  faster on a CPU, where the rows are read once instead of once a term (BUILD_NOTES, "Speed"). It has no forward mode
+  of its own; `jax.jvp` of `jax.grad` works.
+
+  Args:
+    user: float [B, d].
+    positive: float [B, d].
+    negative: float [B, num_negatives, d].
+    weight: float [B].
+    l2: scalar.
+
+  Returns:
+    A scalar.
+  """
+  return _bpr_forward(user, positive, negative, weight, l2)[0]
+
+
+def _bpr_forward(
+  user: jax.Array, positive: jax.Array, negative: jax.Array, weight: jax.Array, l2: float | jax.Array
+) -> tuple[jax.Array, tuple[jax.Array | float, ...]]:
+  margin = row_sum(user[:, None, :] * (positive[:, None, :] - negative))  # [B, num_negatives]
+  squares = 0.5 * row_sum(jnp.square(user) + jnp.square(positive) + jnp.mean(jnp.square(negative), axis=1))
+  examples = jnp.mean(jax.nn.softplus(-margin), axis=-1) + l2 * squares
+  value = weighted_mean(examples, weight)
+  return value, (user, positive, negative, weight, l2, margin, squares, examples, value)
+
+
+def _bpr_backward(residuals: tuple[Any, ...], cotangent: jax.Array) -> tuple[jax.Array, ...]:
+  user, positive, negative, weight, l2, margin, squares, examples, value = residuals
+  total = jnp.sum(weight)
+  real = weight > 0
+  scale = cotangent / jnp.where(total > 0, total, 1.0)
+  share = jnp.where(real, weight, 0.0) * scale
+  pull = share[:, None] * jax.nn.sigmoid(-margin) / margin.shape[1]
+  each, decay = pull[:, :, None], (l2 * share)[:, None]
+  return (
+    decay * user - jnp.sum(each * (positive[:, None, :] - negative), axis=1),
+    decay * positive - jnp.sum(pull, axis=1)[:, None] * user,
+    decay[:, :, None] / margin.shape[1] * negative + each * user[:, None, :],
+    scale * jnp.where(real, examples - value, 0.0),
+    cotangent * weighted_mean(squares, weight),
+  )
+
+
+bpr_of_rows.defvjp(_bpr_forward, _bpr_backward)
 
 
 def non_sampling_squares(

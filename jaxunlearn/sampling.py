@@ -15,6 +15,7 @@ import numpy as np
 from jaxunlearn.base import Batch
 from jaxunlearn.data.interactions import Interactions, PaddedInteractions
 
+_BLOCK_DRAWS = 1 << 17  # negatives that are drawn at once: a few MB of intermediate values
 _ROUNDS = 8  # even, so that the two halves of a Feistel network end with the widths they began with
 
 
@@ -134,6 +135,68 @@ def sample_negatives(
   return jnp.where((degree < size)[:, None], drawn, 0)
 
 
+def _places(order: jax.Array, step: jax.Array, batch_size: int) -> jax.Array:
+  """The pairs of batch number `step`, the first of `order` where it has no more: int32 [batch_size]."""
+  slot = step * batch_size + jnp.arange(batch_size, dtype=jnp.int32)
+  return order[jnp.minimum(slot, order.shape[0] - 1)]
+
+
+def _ranked(data: PaddedInteractions, pool: Pool | None) -> PaddedInteractions:
+  """The pairs with items by their rank in the pool; ranks ascend as positions do, so a user's row stays sorted."""
+  return data if pool is None else data.replace(item=pool.rank[data.item])
+
+
+def _negatives(
+  key: jax.Array, ranked: PaddedInteractions, place: jax.Array, num_negatives: int, avoid_positives: bool,
+  pool: Pool | None,
+) -> jax.Array:  # fmt: skip
+  """The negatives of the pairs at `place`: int32 [B, num_negatives]."""
+  size = jnp.int32(ranked.num_items) if pool is None else pool.size
+  if avoid_positives:
+    negative = sample_negatives(key, ranked, ranked.user[place], num_negatives, size)
+  else:
+    negative = jax.random.randint(key, (place.shape[0], num_negatives), 0, size, jnp.int32)
+  return negative if pool is None else pool.items[negative]
+
+
+def epoch_negatives(
+  key: jax.Array,
+  data: PaddedInteractions,
+  order: jax.Array,
+  *,
+  batch_size: int,
+  num_negatives: int,
+  avoid_positives: bool = True,
+  pool: Pool | None = None,
+) -> jax.Array:
+  """The negatives of all batches of an epoch, step by step those that `pairwise_batch` draws.
+
+  Many steps' draws in one operation keep all cores busy where one step's do not: a tenth of a BPR-MF epoch
+  (BUILD_NOTES, "Speed").
+
+  Args:
+    key: PRNG key of the epoch; that of batch number t is folded with t.
+    data: the training pairs.
+    order: from `epoch_order`.
+    batch_size: static; there are as many steps as fill the capacity, those beyond the last pair mean nothing.
+    num_negatives: static.
+    avoid_positives: as for `pairwise_batch`.
+    pool: likewise.
+
+  Returns:
+    int32 [steps, batch_size, num_negatives].
+  """
+  ranked = _ranked(data, pool)
+
+  def draw(step: jax.Array) -> jax.Array:
+    place = _places(order, step, batch_size)
+    return _negatives(jax.random.fold_in(key, step), ranked, place, num_negatives, avoid_positives, pool)
+
+  num_steps = -(-order.shape[0] // batch_size)
+  block = min(num_steps, max(1, _BLOCK_DRAWS // (batch_size * num_negatives)))
+  return jax.lax.map(draw, jnp.arange(num_steps, dtype=jnp.int32), batch_size=block)
+
+
 def pairwise_batch(
   key: jax.Array,
   data: PaddedInteractions,
@@ -144,6 +207,7 @@ def pairwise_batch(
   num_negatives: int,
   avoid_positives: bool = True,
   pool: Pool | None = None,
+  negative: jax.Array | None = None,
 ) -> Batch:
   """Batch number `step` of an epoch: `batch_size` pairs in `order`, each with its negatives.
 
@@ -156,25 +220,20 @@ def pairwise_batch(
     num_negatives: static.
     avoid_positives: draw negatives from the user's absent items only; False draws from all items, as LightUL does.
     pool: the items that negatives are drawn from; all when None.
+    negative: the negatives, drawn before (`epoch_negatives`); drawn now when None.
 
   Returns:
     A Batch; slots beyond the last pair, and users who have every item, weigh 0.
   """
+  place = _places(order, step, batch_size)
+  user = data.user[place]
   slot = step * batch_size + jnp.arange(batch_size, dtype=jnp.int32)
-  row = order[jnp.minimum(slot, order.shape[0] - 1)]
-  user = data.user[row]
   weight = (slot < data.count).astype(jnp.float32)
-  size = jnp.int32(data.num_items) if pool is None else pool.size
   if avoid_positives:
-    # Ranks in the pool ascend as positions do, so a user's sorted row stays sorted.
-    ranked = data if pool is None else data.replace(item=pool.rank[data.item])
-    negative = sample_negatives(key, ranked, user, num_negatives, size)
-    weight *= data.indptr[user + 1] - data.indptr[user] < size
-  else:
-    negative = jax.random.randint(key, (batch_size, num_negatives), 0, size, jnp.int32)
-  if pool is not None:
-    negative = pool.items[negative]
-  return Batch(user=user, positive=data.item[row], negative=negative, weight=weight)
+    weight *= data.indptr[user + 1] - data.indptr[user] < (data.num_items if pool is None else pool.size)
+  if negative is None:
+    negative = _negatives(key, _ranked(data, pool), place, num_negatives, avoid_positives, pool)
+  return Batch(user=user, positive=data.item[place], negative=negative, weight=weight)
 
 
 class Strata(NamedTuple):

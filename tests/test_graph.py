@@ -120,3 +120,26 @@ def test_scope_equals_breadth_first_search(hops):
   assert {("u", int(u)) for u in np.flatnonzero(found.user)} | {
     ("i", int(i)) for i in np.flatnonzero(found.item)
   } == near
+
+
+@pytest.mark.parametrize("num_layers", [0, 1, 3])
+@pytest.mark.parametrize("method", ["auto", "bcsr", "bcoo", "segment_sum"])
+def test_rows_of_the_propagation_and_their_gradient(method, num_layers):
+  built = graph.build_graph(small())
+  layer0 = jax.random.normal(jax.random.key(0), (built.num_nodes, 5))
+  rows = jnp.asarray([0, 3, 3, built.num_nodes - 1, 7, 0])  # repeated ones add up
+  mixed = jax.random.normal(jax.random.key(1), (2, 6, 5))
+
+  def picked(x):
+    first, mean = graph.propagate_rows(built, x, rows, num_layers, method=method)
+    return jnp.sum(mixed[0] * first + mixed[1] * jnp.sin(mean))
+
+  def whole(x):
+    nodes = graph.propagate(built, x, num_layers, method="segment_sum")
+    return jnp.sum(mixed[0] * x[rows] + mixed[1] * jnp.sin(nodes[rows]))
+
+  for one, other in zip(jax.value_and_grad(picked)(layer0), jax.value_and_grad(whole)(layer0), strict=True):
+    np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+  tangent = jnp.ones_like(layer0)
+  one, other = (jax.jvp(jax.grad(f), (layer0,), (tangent,))[1] for f in (picked, whole))
+  np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)

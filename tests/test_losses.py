@@ -57,3 +57,41 @@ def test_l2_of_rows_counts_a_row_once_for_each_example():
   user = jnp.asarray([[1.0, 2.0], [1.0, 2.0]])
   got = losses.l2_of_rows(user, jnp.zeros((2, 2)), jnp.ones((2, 3, 2)), jnp.ones(2))
   assert got == pytest.approx(0.5 * 5.0 + 0.5 * 2.0)
+
+
+@pytest.mark.parametrize("num_negatives", [1, 3])
+def test_bpr_of_rows_is_bpr_plus_l2_in_value_and_every_derivative(num_negatives):
+  keys = jax.random.split(jax.random.key(0), 5)
+  user, positive = (jax.random.normal(key, (6, 4)) for key in keys[:2])
+  negative = jax.random.normal(keys[2], (6, num_negatives, 4))
+  weight = jnp.asarray([1.0, 0.5, 0.0, 2.0, 0.0, 0.25])
+  arguments = (user, positive, negative, weight, jnp.asarray(0.3))
+
+  def written_twice(user, positive, negative, weight, l2):
+    scores = jnp.sum(user * positive, axis=-1), jnp.sum(user[:, None, :] * negative, axis=-1)
+    return losses.bpr(*scores, weight) + l2 * losses.l2_of_rows(user, positive, negative, weight)
+
+  def of(loss):
+    return jax.value_and_grad(lambda *a: 3.0 * loss(*a), argnums=(0, 1, 2, 3, 4))
+
+  got, want = of(losses.bpr_of_rows)(*arguments), of(written_twice)(*arguments)
+  real = weight > 0  # of a weight that is 0 there is no derivative: its example does not count at all
+  for one, other in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+    if one.shape == weight.shape:
+      one, other = one[real], other[real]
+    np.testing.assert_allclose(one, other, rtol=2e-5, atol=1e-6)
+  tangents = jax.tree.map(jnp.ones_like, arguments)
+  second = [
+    jax.jvp(lambda *a, loss=loss: jax.grad(loss, argnums=(0, 1, 2))(*a), arguments, tangents)[1]
+    for loss in (losses.bpr_of_rows, written_twice)
+  ]
+  for one, other in zip(*map(jax.tree.leaves, second), strict=True):
+    np.testing.assert_allclose(one, other, rtol=2e-4, atol=2e-6)
+
+
+def test_bpr_of_rows_ignores_padding_that_is_not_finite():
+  user = jnp.asarray([[1.0, 2.0], [jnp.inf, 0.0]])
+  rows = jnp.ones((2, 2)), jnp.zeros((2, 1, 2))
+  value, slopes = jax.value_and_grad(losses.bpr_of_rows, argnums=(0, 1, 2))(user, *rows, jnp.asarray([1.0, 0.0]), 0.1)
+  alone = losses.bpr_of_rows(user[:1], rows[0][:1], rows[1][:1], jnp.ones(1), 0.1)
+  assert value == alone and all(np.isfinite(slope[0]).all() for slope in slopes)

@@ -132,3 +132,21 @@ def test_negatives_of_a_pool_are_its_items_and_no_positives(avoid):
   pairs = set(zip(data.user.tolist(), data.item.tolist(), strict=True))
   hits = [(u, i) in pairs for u, i in zip(user.ravel().tolist(), drawn.ravel().tolist(), strict=True)]
   assert any(hits) != avoid
+
+
+@pytest.mark.parametrize(("avoid_positives", "pooled"), [(True, False), (True, True), (False, True)])
+def test_an_epochs_negatives_are_those_of_its_steps(monkeypatch, avoid_positives, pooled):
+  data = random_interactions()
+  padded, key = data.padded(), jax.random.key(4)
+  order = sampling.epoch_order(jax.random.key(0), padded.count, padded.capacity)
+  monkeypatch.setattr(sampling, "_BLOCK_DRAWS", 4 * 48 * 2)  # steps do not fill the last block
+  how = {"batch_size": 48, "num_negatives": 2, "avoid_positives": avoid_positives}
+  how["pool"] = sampling.present_items(data) if pooled else None
+  drawn = sampling.epoch_negatives(key, padded, order, **how)
+  assert drawn.shape[0] % 4 != 0 and drawn.shape[0] * 48 >= padded.capacity
+  for step in range(-(-len(data) // 48)):
+    alone = sampling.pairwise_batch(jax.random.fold_in(key, step), padded, order, jnp.int32(step), **how)
+    np.testing.assert_array_equal(drawn[step], alone.negative)
+    given = sampling.pairwise_batch(key, padded, order, jnp.int32(step), **how, negative=drawn[step])
+    for one, other in zip(given, alone, strict=True):
+      np.testing.assert_array_equal(one, other)

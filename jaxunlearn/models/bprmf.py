@@ -78,13 +78,14 @@ def bprmf(config: BPRMFConfig | None = None) -> Model:
 
   def row_loss(rest: Params, user: jax.Array, positive: jax.Array, negative: jax.Array, weight: jax.Array) -> jax.Array:
     del rest
+    if config.loss == "bpr":
+      return losses.bpr_of_rows(user, positive, negative, weight, config.l2)
     ranking = losses.bpr(
       losses.row_sum(user * positive),
       losses.row_sum(user[:, None, :] * negative),
       weight,
-      double_sigmoid=config.loss == "double_sigmoid",
+      double_sigmoid=True,
     )
-    squares = jnp.square(user) + jnp.square(positive) + jnp.mean(jnp.square(negative), axis=1)  # one sum, not three
-    return ranking + config.l2 * 0.5 * losses.weighted_mean(losses.row_sum(squares), weight)
+    return ranking + config.l2 * losses.l2_of_rows(user, positive, negative, weight)
 
   return Model(init, context, encode, inner_product_score, loss, name="bprmf", config=config, row_loss=row_loss)

@@ -12,7 +12,7 @@ from jaxunlearn import losses
 from jaxunlearn._validate import check_choice, check_non_negative, check_positive
 from jaxunlearn.base import Batch, Embeddings, Model, Params, inner_product_score
 from jaxunlearn.data.interactions import Interactions
-from jaxunlearn.graph import METHODS, Graph, build_graph, propagate
+from jaxunlearn.graph import METHODS, Graph, build_graph, propagate, propagate_rows
 from jaxunlearn.models.bprmf import init_tables
 
 
@@ -53,26 +53,23 @@ def lightgcn(config: LightGCNConfig | None = None) -> Model:
   def context(interactions: Interactions) -> Graph:
     return build_graph(interactions)
 
-  def propagated(params: Params, context: Graph) -> tuple[jax.Array, jax.Array]:
-    layer0 = jnp.concatenate([params["user"], params["item"]])
-    return layer0, propagate(context, layer0, config.num_layers, method=config.product)
+  def layer0(params: Params) -> jax.Array:
+    return jnp.concatenate([params["user"], params["item"]])
 
   def encode(params: Params, context: Graph) -> Embeddings:
-    _, nodes = propagated(params, context)
+    nodes = propagate(context, layer0(params), config.num_layers, method=config.product)
     return Embeddings(nodes[: context.num_users], nodes[context.num_users :])
 
   def loss(params: Params, context: Graph, batch: Batch) -> jax.Array:
-    layer0, nodes = propagated(params, context)
-    # One gather from all nodes, so that its gradient is one scatter into one table, not three tables to add up.
     size, num_users = batch.user.shape[0], context.num_users
     picked = jnp.concatenate([batch.user, num_users + batch.positive, num_users + batch.negative.reshape(-1)])
 
-    def rows(table: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-      found = table[picked]
-      return found[:size], found[size : 2 * size], found[2 * size :].reshape(*batch.negative.shape, -1)
+    def apart(rows: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+      return rows[:size], rows[size : 2 * size], rows[2 * size :].reshape(*batch.negative.shape, -1)
 
-    user, positive, negative = rows(nodes)
-    ranking = losses.bpr(jnp.sum(user * positive, axis=-1), jnp.sum(user[:, None, :] * negative, axis=-1), batch.weight)
-    return ranking + config.l2 * losses.l2_of_rows(*rows(layer0), batch.weight)
+    first, propagated = propagate_rows(context, layer0(params), picked, config.num_layers, method=config.product)
+    user, positive, negative = apart(propagated)
+    ranking = losses.bpr(losses.row_sum(user * positive), losses.row_sum(user[:, None, :] * negative), batch.weight)
+    return ranking + config.l2 * losses.l2_of_rows(*apart(first), batch.weight)
 
   return Model(init, context, encode, inner_product_score, loss, name="lightgcn", config=config)

@@ -252,3 +252,36 @@ def test_differences():
   assert _identity.differences({"b": {**wanted["b"], "c": [1]}}, wanted, {"a": 1}) == [
     "b.c is [1] there and [1, 2] here"
   ]
+
+
+def test_distances_to_retrain(done, tmp_path):
+  """What is written is what the saved models say; Retrain's own distance is to the seed before, the noise floor."""
+  from jaxunlearn import checkpoint, metrics
+  from jaxunlearn.unlearn.retrain import ModelState, model_scorer
+
+  folder = copy(done, tmp_path)
+  cells = make(folder)
+  cells.run("retrain", 1)
+  cells.run("finetune", 0)
+
+  def scorer(method, seed, data):
+    params, _ = checkpoint.restore(folder / method / f"seed{seed}" / "model")
+    return model_scorer(cells.model, ModelState(params, data))
+
+  retained = DATASET.train.without(FORGET)
+  original, first, second = (
+    scorer("original", 0, DATASET.train),
+    *(scorer("retrain", n, retained) for n in (0, 1)),
+  )
+  found = {
+    path.parent.parent.name + path.parent.name: json.loads(path.read_text())["completeness"]
+    for path in folder.rglob("result.json")
+  }
+  assert "spearman" not in found["retrainseed0"] and "spearman" not in found["originalseed0"]
+  floor = found["retrainseed1"]
+  expected = metrics.score_distance(second, first, mask=retained)
+  assert floor["spearman"] == expected.user_spearman and floor["score_mae"] == expected.mean_abs
+  assert floor["score_mae_sd"] == expected.relative_abs and floor["overlap@20"] == expected.overlap[20]
+  assert found["retrainseed0"]["rank_shift"] == metrics.rank_shift(original, first, FORGET, mask=retained).mean
+  assert found["originalseed0"]["outside@20"] == metrics.unranking(original, FORGET, mask=retained).outside[20]
+  assert floor["spearman"] < found["finetuneseed0"]["spearman"] < 1  # two epochs from one start, against two starts

@@ -1,0 +1,140 @@
+"""The parts of `stream`: requests, what is measured along them, the table and the plot."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from experiments import _common, _names
+from jaxunlearn.base import Scorer, Unlearner
+from jaxunlearn.data.dataset import Dataset
+from jaxunlearn.data.interactions import Interactions
+from jaxunlearn.unlearn.retrain import ModelState
+
+_COMPILED = "/jax/core/compile/backend_compile_duration"
+_count = 0
+
+
+def count_compilations() -> None:
+  """Counts from now on, for `counting_compilations`; once a process."""
+  jax.monitoring.register_event_duration_secs_listener(_on_event)
+
+
+def _on_event(event: str, duration_secs: float, **more: str | int) -> None:
+  global _count
+  del duration_secs, more
+  _count += event == _COMPILED
+
+
+@contextlib.contextmanager
+def counting_compilations() -> Iterator[list[int]]:
+  """A list that, at the end, holds how many programs XLA compiled inside (or loaded from its cache)."""
+  counted: list[int] = []
+  before = _count
+  yield counted
+  counted.append(_count - before)
+
+
+class Along:
+  """Measures a state along the stream: utility, and the AUC of the pairs forgotten so far against retained ones."""
+
+  def __init__(self, dataset: Dataset, forgotten: list[Interactions]) -> None:
+    self.dataset, self.forgotten = dataset, forgotten  # after each request, all so far
+    self._measures: dict[int, _common.Measure] = {}
+
+  def __call__(self, scorer: Scorer, requests: int) -> dict[str, float]:
+    """After that many requests (≥ 1)."""
+    if requests not in self._measures:
+      self._measures[requests] = _common.Measure(self.dataset, self.forgotten[requests - 1])
+    utility, completeness = self._measures[requests](scorer)
+    return {"requests": requests, "pairs": len(self.forgotten[requests - 1]), **utility, **completeness}
+
+
+def draw_requests(data: Interactions, requests: int, pairs: int, seed: int) -> list[Interactions]:
+  """Disjoint requests of random pairs.
+
+  Raises:
+    ValueError: nothing would be left.
+  """
+  total = requests * pairs
+  if total >= len(data):
+    raise ValueError(f"Expected --requests × --pairs = {total} below {len(data)}, the number of pairs there are.")
+  drawn = np.random.default_rng(seed).permutation(len(data))[:total].reshape(requests, pairs)
+  return [data.select(np.isin(np.arange(len(data)), rows)) for rows in drawn]
+
+
+def run_stream(
+  unlearner: Unlearner, key: jax.Array, state: ModelState, requests: list[Interactions], along: Along, every: int,
+  *, progress: bool,
+) -> dict[str, Any]:  # fmt: skip
+  """All requests in turn; then all of them at once, from the state before."""
+  points, seconds, compiled, now = [], [], [], state
+  for number, request in enumerate(tqdm(requests, desc=unlearner.name, disable=not progress), 1):
+    start = time.perf_counter()
+    with counting_compilations() as counted:
+      now = unlearner.unlearn(jax.random.fold_in(key, number), now, request).state
+      jax.block_until_ready(jax.tree.leaves(now))
+    seconds.append(time.perf_counter() - start)
+    compiled += counted
+    if number % every == 0 or number == len(requests):
+      points.append(along(unlearner.scorer(now), number))
+  joint = unlearner.unlearn(key, state, along.forgotten[-1]).state
+  return {
+    "points": points,
+    "joint": along(unlearner.scorer(joint), len(requests)),
+    "seconds": seconds,
+    "compiled": compiled,
+  }
+
+
+def so_far(requests: list[Interactions]) -> list[Interactions]:
+  """After each request, all pairs that are forgotten."""
+  found = [requests[0]]
+  for request in requests[1:]:
+    found.append(found[-1].union(request))
+  return found
+
+
+def table(
+  streams: dict[str, Any], references: list[dict[str, float]], before: dict[str, float]
+) -> tuple[list[str], list[list[str]]]:
+  """Headings and cells: the end of each stream, the one request of all of it, Retrain and the model before."""
+
+  def row(name: str, point: dict[str, float], seconds: str = "–", compiled: str = "–") -> list[str]:
+    return [name, f"{point['pairs']:.0f}", f"{point['ndcg@20']:.4f}", f"{point['auc']:.4f}", seconds, compiled]
+
+  body = [row("Original", before)] + [row("Retrain", point) for point in references]
+  for method, found in streams.items():
+    warm = found["seconds"][1:] or found["seconds"]
+    compiled = str(sum(found["compiled"][1:]))
+    body.append(row(_names.display(method), found["points"][-1], f"{np.median(warm):.3f}", compiled))
+    body.append(row(f"{_names.display(method)}, at once", found["joint"]))
+  return ["", "pairs", "NDCG@20", "AUC", "median s, warm", "compiled after the first"], body
+
+
+def draw(streams: dict[str, Any], references: list[dict[str, float]], path: Path) -> list[Path]:
+  """NDCG@20 and AUC along the stream; nothing where matplotlib is not installed."""
+  try:
+    from experiments import _plot
+  except ImportError:
+    print("No plot: matplotlib is not installed; pip install 'jaxunlearn[plots]' adds it.", file=sys.stderr)
+    return []
+  panels = []
+  for metric, name in (("ndcg@20", "NDCG@20"), ("auc", "completeness AUC of the pairs so far")):
+    series = [
+      (label, [point["pairs"] for point in points], [point[metric] for point in points])
+      for label, points in [("Retrain", references)]
+      + [(_names.display(method), found["points"]) for method, found in streams.items()]
+      + [(f"{_names.display(method)}, at once", [found["joint"]]) for method, found in streams.items()]
+      if points
+    ]
+    panels.append((name, series))
+  return _plot.lines(panels, path, "pairs forgotten")
