@@ -122,13 +122,19 @@ def test_scope_equals_breadth_first_search(hops):
   } == near
 
 
+@pytest.mark.parametrize("kind", ["few", "hubs", "many"])
 @pytest.mark.parametrize("num_layers", [0, 1, 3])
-@pytest.mark.parametrize("method", ["auto", "bcsr", "bcoo", "segment_sum"])
-def test_rows_of_the_propagation_and_their_gradient(method, num_layers):
-  built = graph.build_graph(small())
+@pytest.mark.parametrize("method", graph.METHODS)
+def test_rows_of_the_propagation_and_their_gradient(method, num_layers, kind):
+  built = graph.build_graph(small(num_users=100, num_items=60, num_pairs=900))
   layer0 = jax.random.normal(jax.random.key(0), (built.num_nodes, 5))
-  rows = jnp.asarray([0, 3, 3, built.num_nodes - 1, 7, 0])  # repeated ones add up
-  mixed = jax.random.normal(jax.random.key(1), (2, 6, 5))
+  repeated = [0, 3, 3, built.num_nodes - 1, 7, 0]  # they add up
+  hub = int(jnp.argmax(jnp.diff(built.indptr)))
+  rows = jnp.asarray({"few": repeated, "hubs": repeated + 34 * [hub], "many": list(range(50))}[kind])
+  entries = int(jnp.sum(jnp.diff(built.indptr)[rows]))
+  assert (4 * len(rows) <= built.num_nodes) == (kind != "many")
+  assert (entries <= built.capacity // 4) == (kind == "few") or kind == "many"  # of hubs too many: all rows
+  mixed = jax.random.normal(jax.random.key(1), (2, len(rows), 5))
 
   def picked(x):
     first, mean = graph.propagate_rows(built, x, rows, num_layers, method=method)
