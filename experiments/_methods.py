@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import statistics
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -45,6 +46,7 @@ OWN_FIT: dict[str, tuple[Factory, Any]] = {
 }
 LIGHTUL = ("lightul", "lightul-wm")
 METHODS = ("retrain", *LIGHTUL, *POST_HOC, *OWN_FIT)
+_QUICK = 5.0  # seconds of a request up to which it is timed three times
 CONFIGS: dict[str, Any] = {name: config for name, (_, config) in (POST_HOC | OWN_FIT).items()}
 
 
@@ -124,7 +126,7 @@ def run_request(
 ) -> Outcome:
   """Serves one request to a trained model, and measures what is served afterwards.
 
-  Post-hoc methods run twice, cold and warm; Retrain runs one epoch before, which compiles all that its others run.
+  Post-hoc methods run cold and then warm; Retrain runs one epoch before, which compiles all that its others run.
 
   Args:
     key: of the request; for "retrain" that of the fit, so that only the data differ.
@@ -150,7 +152,7 @@ def run_request(
   factory, default = POST_HOC[method]
   unlearner = factory(model, config, chosen or default, progress=progress)
   _, cold = _timed(lambda: unlearner.unlearn(key, state, forget))
-  result, seconds = _timed(lambda: unlearner.unlearn(key, state, forget))
+  result, seconds = _warm(lambda: unlearner.unlearn(key, state, forget))
   return _outcome(result, unlearner.scorer(result.state), measure, seconds, max(0.0, cold - seconds))
 
 
@@ -176,7 +178,7 @@ def _lightul(
     return unlearn(key, model, state.params, state.interactions, forget, config, diagnostics=True)
 
   _, cold = _timed(request)
-  result, seconds = _timed(request)
+  result, seconds = _warm(request)
   outcome = _outcome(result, vectors_scorer(result.state.vectors), measure, seconds, max(0.0, cold - seconds))
   # The released code ranks with these and takes the AUC from the whitened ones: shown beside, never as the utility.
   as_published, _ = measure(vectors_scorer(outcome.info.pop("unwhitened")))
@@ -241,6 +243,13 @@ def run_own(
   outcome = _outcome(result, unlearner.scorer(result.state), measure, seconds, compile_seconds)
   outcome.info["partition"] = repr(state.partition)
   return OwnOutcome(outcome, fit_scorer, fit_seconds, fit_utility, fit_completeness)
+
+
+def _warm(work: Any) -> tuple[UnlearnResult, float]:
+  """A compiled request and its seconds: the median of three where they are quick, since the first still maps memory."""
+  result, first = _timed(work)
+  more = [_timed(work)[1] for _ in range(2)] if first < _QUICK else []
+  return result, statistics.median([first, *more])
 
 
 def _timed(work: Any) -> tuple[UnlearnResult, float]:
