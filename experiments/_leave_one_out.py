@@ -19,10 +19,11 @@ from jaxunlearn.base import Params
 from jaxunlearn.data.interactions import Interactions
 
 _LEARNING_RATE = 0.05
+_FEWEST = 5  # pairs of a user
 
 
-def dense_part(rng: np.random.Generator, data: Interactions, num_users: int, num_items: int) -> Interactions:
-  """The pairs of the most popular items with users drawn from those who have the most of them.
+def small_part(rng: np.random.Generator, data: Interactions, num_users: int, num_items: int) -> Interactions:
+  """The pairs of the most popular items with users drawn from those who have at least `_FEWEST` of them.
 
   Raises:
     ValueError: the data have fewer users or items than asked for.
@@ -37,11 +38,11 @@ def dense_part(rng: np.random.Generator, data: Interactions, num_users: int, num
   place[items] = np.arange(num_items)
   kept = place[data.item] >= 0
   degree = np.bincount(data.user[kept], minlength=data.num_users)
-  # A user with every item has nothing to compare with; the others are drawn from twice as many as are asked for.
-  ranked = [u for u in np.argsort(-degree, kind="stable") if 0 < degree[u] < num_items - 1][: 2 * num_users]
-  if len(ranked) < num_users:
-    raise ValueError(f"Expected {num_users} users with some of the {num_items} items, found {len(ranked)}.")
-  users = np.sort(rng.choice(ranked, num_users, replace=False))
+  # A user with every item has nothing to compare with.
+  some = np.flatnonzero((degree >= _FEWEST) & (degree < num_items - 1))
+  if len(some) < num_users:
+    raise ValueError(f"Expected {num_users} users with {_FEWEST} of the {num_items} items or more, found {len(some)}.")
+  users = np.sort(rng.choice(some, num_users, replace=False))
   row = np.full(data.num_users, -1)
   row[users] = np.arange(num_users)
   kept &= row[data.user] >= 0

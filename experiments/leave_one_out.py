@@ -2,7 +2,7 @@
 
     python -m experiments.leave_one_out --dataset=ml-100k --methods=rownewton,l2unrank,ifru --out=runs/leave-one-out
 
-BPR-MF on a small dense part of a data set, trained to convergence by full-batch gradients of the expected objective
+BPR-MF on a small part of a data set, trained to convergence by full-batch gradients of the expected objective
 (all negatives, no draws), so that what leaving a pair out changes is not drowned by training's own noise. Retraining
 starts from the trained parameters without that pair, or from the initial ones (--start=init). A method gets the
 trained parameters and one request; its prediction is the forgotten pair's score after minus before.
@@ -32,9 +32,9 @@ _common.data_flags("ml-100k")
 flags.DEFINE_list(
   "methods", ["rownewton", "l2unrank", "ifru", "finetune", "gradient-ascent"], f"of {', '.join(POST_HOC)}"
 )
-flags.DEFINE_integer("num_users", 80, "users, drawn from those with the most pairs among the items", lower_bound=2)
-flags.DEFINE_integer("num_items", 60, "items, those with the most pairs", lower_bound=3)
-flags.DEFINE_integer("num_pairs", 60, "pairs left out, one after another", lower_bound=2)
+flags.DEFINE_integer("num_users", 60, "users, drawn from those with some of the items", lower_bound=2)
+flags.DEFINE_integer("num_items", 120, "items, those with the most pairs", lower_bound=3)
+flags.DEFINE_integer("num_pairs", 40, "pairs left out, one after another", lower_bound=2)
 flags.DEFINE_integer("embedding_dim", 8, "length of a vector", lower_bound=1)
 flags.DEFINE_float("l2", 5e-2, "weight of the L2 term", lower_bound=0.0)
 flags.DEFINE_integer("steps", 3000, "full-batch steps of training", lower_bound=1)
@@ -56,7 +56,7 @@ def main(argv: list[str]) -> None:
     check_choice("methods", method, tuple(POST_HOC))
   check_positive("steps", FLAGS.steps)
   rng = np.random.default_rng(FLAGS.seed)
-  data = _leave_one_out.dense_part(rng, _common.load_dataset().train, FLAGS.num_users, FLAGS.num_items)
+  data = _leave_one_out.small_part(rng, _common.load_dataset().train, FLAGS.num_users, FLAGS.num_items)
   if FLAGS.num_pairs >= len(data):
     raise ValueError(f"Expected --num_pairs={FLAGS.num_pairs} below {len(data)}, the number of pairs there are.")
   key, l2 = jax.random.key(FLAGS.seed), jnp.float32(FLAGS.l2)

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import jax
-import jax.numpy as jnp
 from flax import struct
 
 from jaxunlearn.data.interactions import Interactions
+from jaxunlearn.losses import row_sum
 
 Params = Any  # a pytree of float arrays
 Context = Any  # a pytree: all that a forward pass reads from the data, or None
@@ -115,7 +115,7 @@ class Scorer(struct.PyTreeNode):
 def inner_product_score(params: Params, user_vectors: jax.Array, item_vectors: jax.Array) -> jax.Array:
   """⟨user, item⟩ over the last axis, broadcasting the others; `params` is not read."""
   del params
-  return jnp.sum(user_vectors * item_vectors, axis=-1)
+  return row_sum(user_vectors * item_vectors)
 
 
 def scorer_of(model: Model, params: Params, context: Context) -> Scorer:
