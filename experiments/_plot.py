@@ -113,3 +113,20 @@ def lines(
     axes.grid(alpha=0.25)
     axes.legend(fontsize=8)
   return _save(figure, path)
+
+
+def roc(panels: Sequence[tuple[str, Sequence[tuple[str, Sequence[float], Sequence[float]]]]], path: Path) -> list[Path]:
+  """ROC curves on logarithmic axes, with that of guessing; a panel for each (title, [(name, FPR, TPR)])."""
+  figure = Figure(figsize=(4.8 * len(panels), 4.6), layout="constrained")
+  FigureCanvasAgg(figure)
+  least = 1e-3
+  for axes, (title, series) in zip(figure.subplots(1, len(panels), squeeze=False).flat, panels, strict=True):
+    axes.plot([least, 1], [least, 1], color="0.35", linestyle="--", linewidth=1, label="guessing")
+    for at, (name, false, found) in enumerate(series):
+      axes.plot(false, found, color=_COLOURS[at % len(_COLOURS)], label=name, linewidth=1.4, drawstyle="steps-post")
+    axes.set(title=title, xlabel="false positive rate", xscale="log", yscale="log", xlim=(least, 1), ylim=(least, 1.05))
+    axes.grid(alpha=0.25)
+  axes.set_ylabel("")
+  figure.axes[0].set_ylabel("true positive rate")
+  figure.axes[-1].legend(fontsize=8, loc="lower right")
+  return _save(figure, path)

@@ -1,0 +1,192 @@
+"""The parts of `audit`: the pairs in question, shadow models, the three attacks, table and plot."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from experiments import _names
+from jaxunlearn.base import Model, Scorer
+from jaxunlearn.data.dataset import Dataset
+from jaxunlearn.data.interactions import Interactions
+from jaxunlearn.metrics import membership
+from jaxunlearn.shards import train_shards
+from jaxunlearn.train import TrainConfig
+from jaxunlearn.unlearn.retrain import ModelState, model_scorer
+
+ATTACKS = {"threshold": "score threshold", "trained": "trained attack", "lira": "likelihood ratio"}
+SUBSETS = {"all": "all pairs", "memorised": "most memorised quarter", "atypical": "least typical quarter"}
+GROUP = 8  # shadow models that are trained together, and kept together
+
+
+class Question(NamedTuple):
+  """Whose membership is asked for.
+
+  Attributes:
+    members: pairs of train that are to be forgotten.
+    non_members: as many held-out pairs.
+    base: train without the members.
+    known: held-out pairs that the attacker knows not to be members; none of `non_members`.
+  """
+
+  members: Interactions
+  non_members: Interactions
+  base: Interactions
+  known: Interactions
+
+  @property
+  def targets(self) -> tuple[Interactions, ...]:
+    """Members, then non-members."""
+    return self.members, self.non_members
+
+
+def draw_question(dataset: Dataset, num_pairs: int, seed: int) -> Question:
+  """Random pairs of train and of test, half of the test pairs at most; the rest of them is known to the attacker.
+
+  Raises:
+    ValueError: there are not as many.
+  """
+  train, test = dataset.train, dataset.test
+  if test is None or not 0 < num_pairs <= min(len(train) - 1, len(test) // 2):
+    most = 0 if test is None else min(len(train) - 1, len(test) // 2)
+    raise ValueError(f"Expected --num_pairs={num_pairs} in [1, {most}], at most half of the held-out pairs.")
+  rng = np.random.default_rng(seed)
+
+  def part(data: Interactions) -> Interactions:
+    keep = np.zeros(len(data), bool)
+    keep[rng.choice(len(data), num_pairs, replace=False)] = True
+    return data.select(keep)
+
+  members, non_members = part(train), part(test)
+  return Question(members, non_members, train.without(members), test.without(non_members))
+
+
+def scores_of(scorer: Scorer, question: Question) -> np.ndarray:
+  """Standardised scores of members, then non-members: [P]."""
+  return np.concatenate([membership.standardised_scores(scorer, pairs) for pairs in question.targets])
+
+
+def shadow_scores(
+  key: jax.Array, model: Model, config: TrainConfig, question: Question, num_shadows: int, folder: Path, seed: int,
+  *, progress: bool,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+  """Scores of the pairs in question [S, P] in models trained on `base` and a random half of them, and the halves.
+
+  Groups of them are kept in `folder`, and not trained again.
+  """
+  sizes = [len(pairs) for pairs in question.targets]
+  included = membership.shadow_halves(np.random.default_rng(seed + 1), num_shadows, sum(sizes))
+  folder.mkdir(parents=True, exist_ok=True)
+  found = []
+  for first in tqdm(range(0, num_shadows, GROUP), desc="shadow models", disable=not progress):
+    group = range(first, min(first + GROUP, num_shadows))
+    path = folder / f"{first:04d}.npy"
+    if not path.exists():
+      parts = []
+      for number in group:
+        inside = np.split(included[number], sizes[:1])
+        some = (pairs.select(keep) for pairs, keep in zip(question.targets, inside, strict=True))
+        parts.append(question.base.union(next(some)).union(next(some)))
+      keys = [jax.random.fold_in(key, 1000 + number) for number in group]
+      fitted = train_shards(keys, model, parts, config, progress=False)
+      rows = [
+        scores_of(model_scorer(model, ModelState(params, part)), question)
+        for params, part in zip(fitted.params, parts, strict=True)
+      ]
+      temporary = folder / f".{path.name}.{os.getpid()}.tmp.npy"
+      np.save(temporary, np.stack(rows))
+      os.replace(temporary, path)
+    found.append(np.load(path))
+  return np.concatenate(found), included
+
+
+def features(scorer: Scorer, pairs: Interactions, base: Interactions) -> np.ndarray:
+  """What the trained attack sees of a pair: its standardised score, and how active its user and item are: [N, 3]."""
+  users, items = base.user_degrees()[pairs.user], base.item_degrees()[pairs.item]
+  return np.column_stack([membership.standardised_scores(scorer, pairs), np.log1p(users), np.log1p(items)])
+
+
+def attack(
+  scorer: Scorer, question: Question, shadow: np.ndarray, included: np.ndarray, seed: int
+) -> dict[str, np.ndarray]:
+  """The three attacks' numbers of members, then non-members: {attack: [P]}."""
+  observed = scores_of(scorer, question)
+  rng = np.random.default_rng(seed + 2)
+  kept = np.zeros(len(question.base), bool)
+  kept[rng.choice(len(question.base), min(len(question.known), len(question.base)), replace=False)] = True
+  sides = [features(scorer, pairs, question.base) for pairs in (question.base.select(kept), question.known)]
+  labels = np.repeat([True, False], [len(side) for side in sides])
+  asked = np.concatenate([features(scorer, pairs, question.base) for pairs in question.targets])
+  return {
+    "threshold": observed,
+    "trained": membership.trained_attack(np.concatenate(sides), labels, asked),
+    "lira": membership.likelihood_ratio(observed, shadow, included),
+  }
+
+
+def subsets(question: Question, shadow: np.ndarray, included: np.ndarray) -> dict[str, np.ndarray]:
+  """{subset: bool [P]}: all; the quarter that training changes most; the quarter that others' data foretell least.
+
+  Chosen from the shadow models alone, members and non-members by one rule.
+  """
+  changed = membership.memorisation(shadow, included)
+  typical = np.nanmean(np.where(included, np.nan, shadow), axis=0)
+  return {
+    "all": np.ones(changed.size, bool),
+    "memorised": changed >= np.quantile(changed, 0.75),
+    "atypical": typical <= np.quantile(typical, 0.25),
+  }
+
+
+def measure(numbers: dict[str, np.ndarray], chosen: dict[str, np.ndarray], question: Question) -> dict[str, Any]:
+  """{attack: {subset: result}} in JSON types; curves of all pairs only."""
+  size = len(question.members)
+  found: dict[str, Any] = {}
+  for name, values in numbers.items():
+    found[name] = {}
+    for subset, keep in chosen.items():
+      result = membership.attack_result(values[:size][keep[:size]], values[size:][keep[size:]])._asdict()
+      if subset != "all":
+        del result["fpr_curve"], result["tpr_curve"]
+      found[name][subset] = result
+  return found
+
+
+def table(audits: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+  """Headings and cells: AUC with its interval by attack, the likelihood ratio's also by subset and at low rates."""
+
+  def interval(result: dict[str, Any]) -> str:
+    low, high = result["auc_interval"]
+    return f"{result['auc']:.3f} [{low:.3f}, {high:.3f}]"
+
+  heads = ["method", *(f"{ATTACKS[name]}, AUC" for name in ATTACKS)]
+  heads += [f"LR, {SUBSETS[name]}" for name in ("memorised", "atypical")] + ["LR, TPR at 0.1 %", "TPR at 1 %"]
+  body = []
+  for method, found in audits.items():
+    row = [_names.display(method), *(interval(found[name]["all"]) for name in ATTACKS)]
+    row += [interval(found["lira"][subset]) for subset in ("memorised", "atypical")]
+    body.append([*row, *(f"{found['lira']['all']['tpr'][rate]:.3f}" for rate in (0.001, 0.01))])
+  return heads, body
+
+
+def draw(audits: dict[str, Any], path: Path) -> list[Path]:
+  """ROC curves on logarithmic axes, a panel an attack; nothing where matplotlib is not installed."""
+  try:
+    from experiments import _plot
+  except ImportError:
+    print("No plot: matplotlib is not installed; pip install 'jaxunlearn[plots]' adds it.", file=sys.stderr)
+    return []
+  panels = [
+    (title, [
+      (_names.display(method), found[name]["all"]["fpr_curve"], found[name]["all"]["tpr_curve"])
+      for method, found in audits.items()
+    ])
+    for name, title in ATTACKS.items()
+  ]  # fmt: skip
+  return _plot.roc(panels, path)
