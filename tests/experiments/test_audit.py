@@ -1,0 +1,103 @@
+"""The membership audit: pairs, shadow models, attacks, and the script as a command."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import _audit, _results
+from jaxunlearn.data import SyntheticConfig, generate
+from jaxunlearn.metrics import membership
+from jaxunlearn.models import BPRMFConfig, bprmf
+from jaxunlearn.train import TrainConfig, fit
+from jaxunlearn.unlearn.retrain import ModelState, model_scorer
+
+ROOT = Path(_results.__file__).parents[1]
+DATASET = generate(SyntheticConfig(num_users=60, num_items=50, num_pairs=1500, num_clusters=3)).dataset
+MODEL = bprmf(BPRMFConfig(embedding_dim=16, l2=1e-4))
+CONFIG = TrainConfig(num_epochs=60, batch_size=128, learning_rate=2e-2)
+
+
+@pytest.fixture(scope="module")
+def audited(tmp_path_factory):
+  """A question, the shadow models' scores of it, and their folder."""
+  folder = tmp_path_factory.mktemp("audit")
+  question = _audit.draw_question(DATASET, 60, seed=1)
+  return (
+    question,
+    *_audit.shadow_scores(jax.random.key(0), MODEL, CONFIG, question, 16, folder, 0, progress=False),
+    folder,
+  )
+
+
+def test_the_pairs_in_question():
+  question = _audit.draw_question(DATASET, 60, seed=3)
+  assert len(question.members) == len(question.non_members) == 60
+  assert DATASET.train.contains(question.members).all() and not question.base.contains(question.members).any()
+  assert DATASET.test.contains(question.non_members).all() and not question.known.contains(question.non_members).any()
+  assert len(question.base) + 60 == len(DATASET.train) and len(question.known) + 60 == len(DATASET.test)
+  with pytest.raises(ValueError, match="--num_pairs=100000"):
+    _audit.draw_question(DATASET, 100_000, seed=0)
+
+
+def test_shadow_models_are_trained_once_on_their_halves(audited, monkeypatch):
+  question, shadow, included, folder = audited
+  assert shadow.shape == included.shape == (16, 120)
+  np.testing.assert_array_equal(included.sum(axis=0), 8)
+  # One of them again, alone: on the base and its half, with its key.
+  inside = np.split(included[9], [60])
+  part = question.base
+  for pairs, keep in zip(question.targets, inside, strict=True):
+    part = part.union(pairs.select(keep))
+  params = fit(jax.random.fold_in(jax.random.key(0), 1009), MODEL, part, CONFIG, progress=False).params
+  alone = _audit.scores_of(model_scorer(MODEL, ModelState(params, part)), question)
+  np.testing.assert_allclose(shadow[9], alone, rtol=1e-3, atol=1e-3)
+  monkeypatch.setattr(_audit, "train_shards", None)
+  again, _ = _audit.shadow_scores(jax.random.key(0), MODEL, CONFIG, question, 16, folder, 0, progress=False)
+  np.testing.assert_array_equal(again, shadow)
+
+
+def test_the_original_is_found_out_and_exact_retraining_is_not(audited):
+  """What the audit is for. The model overfits on purpose, so that membership shows."""
+  question, shadow, included, _ = audited
+  chosen = _audit.subsets(question, shadow, included)
+  assert {name: int(keep.sum()) for name, keep in chosen.items()} == {"all": 120, "memorised": 30, "atypical": 30}
+  memorised = membership.memorisation(shadow, included)
+  assert memorised[chosen["memorised"]].min() >= memorised[~chosen["memorised"]].max()
+  found = {}
+  for name, data in (("original", DATASET.train), ("retrain", question.base)):
+    params = fit(jax.random.key(7), MODEL, data, CONFIG, progress=False).params
+    numbers = _audit.attack(model_scorer(MODEL, ModelState(params, data)), question, shadow, included, seed=0)
+    found[name] = _audit.measure(numbers, chosen, question)
+  for attack in ("threshold", "trained", "lira"):
+    assert found["original"][attack]["all"]["auc_interval"][0] > 0.95
+    assert abs(found["retrain"][attack]["all"]["auc"] - 0.5) < 0.16  # three standard deviations for 60 of each
+  assert found["original"]["lira"]["all"]["tpr"][0.01] > 0.9 > 0.2 > found["retrain"]["lira"]["all"]["tpr"][0.01]
+
+
+def test_as_a_command(tmp_path):
+  environment = os.environ | {"PYTHONPATH": str(ROOT), "JAXUNLEARN_CACHE": str(tmp_path / "cache")}
+  command = (
+    "experiments.audit --dataset=synthetic --methods=retrain,rownewton --num_shadows=4 --num_pairs=50 --epochs=2 "
+    "--bprmf.embedding_dim=4 --out=out"
+  )
+
+  def run(command):
+    return subprocess.run(
+      [sys.executable, "-m", *command.split()],
+      capture_output=True, text=True, timeout=300, cwd=tmp_path, env=environment, check=False,
+    )  # fmt: skip
+
+  done = run(command)
+  assert done.returncode == 0, done.stderr
+  result = json.loads((tmp_path / "out" / "result.json").read_text())
+  assert list(result["audit"]) == ["original", "retrain", "rownewton"]
+  assert set(result["audit"]["retrain"]["lira"]["all"]["tpr"]) == {"0.001", "0.01"}
+  assert "RowNewton (ours)" in done.stdout and (tmp_path / "out" / "plot.svg").exists()
+  refused = run(command.replace("--epochs=2", "--epochs=3"))
+  assert refused.returncode == 1 and "num_epochs is 2 there and 3 here" in refused.stderr
