@@ -17,6 +17,14 @@ _AUC = ("completeness.auc", "completeness.auc_distance")
 _COST = ("efficiency.seconds", "efficiency.compile_seconds", "efficiency.retrain_ratio")
 _HELP = {
   "completeness.auc_distance": "Distance to the AUC of Retrain, seed by seed",
+  "completeness.outside@20": "Share of the forgotten items out of their users' top 20; the target is Retrain's",
+  "completeness.outside@50": "Share of the forgotten items out of their users' top 50; the target is Retrain's",
+  "completeness.rank_shift": "Mean places that forgotten items went down; the target is Retrain's",
+  "completeness.spearman": "To Retrain, mean over users; of Retrain itself to another seed: the noise floor",
+  "completeness.score_mae": "Mean difference of scores to Retrain; of Retrain itself to another seed",
+  "completeness.score_mae_sd": "The same in standard deviations of the scores",
+  "completeness.overlap@20": "Of top-20 lists with Retrain's; of Retrain itself with another seed's",
+  "completeness.overlap@50": "Of top-50 lists with Retrain's; of Retrain itself with another seed's",
   "efficiency.seconds": "Seconds of the request without compilation; of Original, of its fit",
   "efficiency.compile_seconds": "Compilation; the largest over seeds, for only the first seed compiles",
   "efficiency.retrain_ratio": "Seconds of Retrain by those of this method",

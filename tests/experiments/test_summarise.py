@@ -1,0 +1,85 @@
+"""Pooling of seeds: the numbers of a table are the same from the summaries as from the cells."""
+
+import copy
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments import _report, _results
+
+ROOT = Path(_results.__file__).parents[1]
+
+
+def cell(method, seed, ndcg, auc, seconds, **changes):
+  result = _results.make_result(
+    method=method, model="bprmf", dataset="ml-1m", seeds=[seed], config={"train": {"num_epochs": 3}},
+    data_hash="d" * 64, forget_hash="f" * 64,
+    utility={"ndcg@20": ndcg}, completeness={"auc": auc}, efficiency={"unlearn_seconds": seconds},
+    info={"long": list(range(50))},
+  )  # fmt: skip
+  return {**result, **changes}
+
+
+CELLS = [
+  cell("retrain", 1, 0.3, 0.55, 10.0),
+  cell("retrain", 0, 0.4, 0.57, None),
+  cell("ifru", 0, 0.35, 0.5, 1.0),
+  cell("ifru", 1, 0.36, 0.52, 2.0, forget_hash="e" * 64),
+]
+
+
+@pytest.fixture(scope="module")
+def pool():
+  """The function, from a process' own import: scripts define flags, two of them in one process clash."""
+  code = "import json, sys; from experiments.summarise import pool; print(json.dumps(pool(json.load(sys.stdin))))"
+
+  def run(results):
+    import json
+
+    done = subprocess.run(
+      [sys.executable, "-c", code], input=json.dumps(results), capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    if done.returncode:
+      raise ValueError(done.stderr.splitlines()[-1])
+    return json.loads(done.stdout)
+
+  return run
+
+
+def test_seeds_are_pooled_in_order_and_tables_stay_the_same(pool):
+  retrain, first, second = pool(CELLS)
+  assert retrain["seeds"] == [0, 1] and retrain["info"] == {}
+  assert retrain["utility"]["ndcg@20"]["values"] == [0.4, 0.3]
+  assert retrain["utility"]["ndcg@20"]["mean"] == pytest.approx(0.35)
+  assert retrain["efficiency"]["unlearn_seconds"]["values"] == [None, 10.0]
+  assert retrain["efficiency"]["unlearn_seconds"]["mean"] == 10.0  # of the seed that has one
+  assert (first["forget_hash"], second["forget_hash"]) == ("f" * 64, "e" * 64)
+  same = CELLS[:3]
+  columns = ["utility.ndcg@20", "completeness.auc", "completeness.auc_distance"]
+  assert _report.cells(_report.collect(pool(same)), columns) == _report.cells(_report.collect(same), columns)
+
+
+def test_results_that_do_not_belong_together_are_refused(pool):
+  twice = [CELLS[0], copy.deepcopy(CELLS[0])]
+  with pytest.raises(ValueError, match="share a seed"):
+    pool(twice)
+  other = {**CELLS[1], "config": {"train": {"num_epochs": 4}}}
+  with pytest.raises(ValueError, match="differ in their configuration"):
+    pool([CELLS[0], other])
+
+
+def test_as_a_command(tmp_path):
+  for number, result in enumerate(CELLS):
+    _results.write_result(tmp_path / "runs" / str(number), result)
+  done = subprocess.run(
+    [sys.executable, "-m", "experiments.summarise", "--out=kept", "runs"],
+    capture_output=True, text=True, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=False,
+  )  # fmt: skip
+  assert done.returncode == 0, done.stderr
+  kept = _results.load_results(tmp_path / "kept")
+  assert len(kept) == 3 and all(math.isfinite(one["utility"]["ndcg@20"]["mean"]) for one in kept)
+  assert (tmp_path / "kept" / "ffffffff" / "ml-1m" / "bprmf" / "retrain" / "result.json").stat().st_size < 3000
