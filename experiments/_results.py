@@ -153,6 +153,16 @@ def command_line() -> str:
   return shlex.join(start + sys.argv[1:])
 
 
+def provenance() -> dict[str, Any]:
+  """What every kind of result says of its making: versions, device, date (UTC), command."""
+  return {
+    "versions": versions(),
+    "device": device(),
+    "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    "command": command_line(),
+  }
+
+
 def make_result(
   *,
   method: str,
@@ -196,10 +206,7 @@ def make_result(
       "completeness": completeness,
       "efficiency": efficiency,
       "info": info or {},
-      "versions": versions(),
-      "device": device(),
-      "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-      "command": command_line(),
+      **provenance(),
     }
   )
 

@@ -12,7 +12,6 @@ out at 0.5, the original model above. Shadow models are kept below --out: the sa
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import sys
 from typing import Any
 
@@ -104,10 +103,7 @@ def main(argv: list[str]) -> None:
     "dataset": dataset.name,
     "model": FLAGS.model,
     **identity,
-    "versions": _results.versions(),
-    "device": _results.device(),
-    "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    "command": _results.command_line(),
+    **_results.provenance(),
   }
   files = [_results.write_result(out, result), *_audit.draw(audits, out / "plot")]
   if not FLAGS.quiet:

@@ -11,7 +11,6 @@ installed is left out.
 
 from __future__ import annotations
 
-import datetime
 import importlib.metadata
 import os
 import sys
@@ -84,10 +83,8 @@ def make_result(
     "data_hash": dataset.train.digest(),
     "repeats": repeats,
     "load": {"start": load[0], "end": _load()[0]},  # above 0 at the start: others were computing too
+    **_results.provenance(),
     "versions": versions(),
-    "device": _results.device(),
-    "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    "command": _results.command_line(),
   }
 
 

@@ -10,7 +10,6 @@ trained parameters and one request; its prediction is the forgotten pair's score
 
 from __future__ import annotations
 
-import datetime
 import functools
 import sys
 
@@ -93,10 +92,7 @@ def main(argv: list[str]) -> None:
     "pairs": [[int(data.user[i]), int(data.item[i])] for i in left_out],
     "data": {"name": FLAGS.dataset, "users": data.num_users, "items": data.num_items, "pairs": len(data)},
     "data_hash": data.digest(),
-    "versions": _results.versions(),
-    "device": _results.device(),
-    "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    "command": _results.command_line(),
+    **_results.provenance(),
   }
   files = [_results.write_result(out, result), *_leave_one_out.draw(predicted, true, out / "plot")]
   if not FLAGS.quiet:

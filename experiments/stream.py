@@ -11,7 +11,6 @@ the first there should be none.
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import sys
 from typing import Any
 
@@ -86,10 +85,7 @@ def main(argv: list[str]) -> None:
     "data_hash": dataset.train.digest(),
     "forget_hash": along.forgotten[-1].digest(),
     "config": {"model": how.model_config, "train": config},
-    "versions": _results.versions(),
-    "device": _results.device(),
-    "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    "command": _results.command_line(),
+    **_results.provenance(),
   }
   files = [_results.write_result(out, result), *_stream.draw(streams, references, out / "plot")]
   if not FLAGS.quiet:

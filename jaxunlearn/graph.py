@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from flax import struct
 from jax.custom_derivatives import linear_call
 from jax.experimental import sparse as jsparse
 
+from jaxunlearn import _products
 from jaxunlearn._validate import check_choice
 from jaxunlearn.data.interactions import Interactions, capacity_for
 
@@ -158,32 +159,6 @@ def stack_graphs(graphs: Sequence[Graph]) -> Graph:
   )
 
 
-def _bcsr_product(graph: Graph, x: jax.Array) -> jax.Array:
-  view = jsparse.BCSR(
-    (graph.adjacency.data, graph.column, graph.indptr),
-    shape=graph.adjacency.shape,
-    indices_sorted=True,
-  )
-  return view @ x
-
-
-def _bcoo_product(graph: Graph, x: jax.Array) -> jax.Array:
-  return graph.adjacency @ x
-
-
-def _segment_sum_product(graph: Graph, x: jax.Array) -> jax.Array:
-  row, col = graph.adjacency.indices[:, 0], graph.adjacency.indices[:, 1]
-  weighted = graph.adjacency.data[:, None] * x[col]
-  return jax.ops.segment_sum(weighted, row, num_segments=graph.num_nodes, indices_are_sorted=True)
-
-
-def _auto_product(graph: Graph, x: jax.Array) -> jax.Array:
-  # BCSR's unbatched CPU kernel is 9 times as fast as BCOO's product there; elsewhere BCOO may go to cuSPARSE.
-  return jax.lax.platform_dependent(
-    x, cpu=functools.partial(_bcsr_product, graph), default=functools.partial(_bcoo_product, graph)
-  )
-
-
 def adjacency_product(graph: Graph, x: jax.Array, *, method: str = "auto") -> jax.Array:
   """Â x, differentiable in x any number of times; Â counts as constant data.
 
@@ -202,8 +177,8 @@ def adjacency_product(graph: Graph, x: jax.Array, *, method: str = "auto") -> ja
     folded = jnp.moveaxis(x, 0, 1).reshape(nodes, stacks * dim)
     return jnp.moveaxis(adjacency_product(graph, folded, method=method).reshape(nodes, stacks, dim), 1, 0)
   if method in ("bcoo", "segment_sum"):
-    return (_bcoo_product if method == "bcoo" else _segment_sum_product)(graph, x)
-  product = _auto_product if method == "auto" else _bcsr_product
+    return (_products.bcoo_product if method == "bcoo" else _products.segment_sum_product)(graph, x)
+  product = _products.auto_product if method == "auto" else _products.bcsr_product
   # Â is its own transpose, which spares autodiff a product with BCSR's (slow, scattered) transpose.
   return linear_call(product, product, graph, x)
 
@@ -257,12 +232,12 @@ def propagate_rows(
   # One stacked output: of two, `linear_call` does not take a cotangent that is constant under `jax.jvp`.
   def pick(fixed: tuple[Graph, jax.Array], x: jax.Array) -> jax.Array:
     graph, rows = fixed
-    first = total = _rows_of(x, rows)
+    first = total = _products.rows_of(x, rows)
     for _ in range(num_layers - 1):
       x = product(graph, x)
-      total = total + _rows_of(x, rows)
+      total = total + _products.rows_of(x, rows)
     if num_layers:  # nobody reads the other rows of the last layer
-      last = _picked_product(graph, x, rows, method) if few else _rows_of(product(graph, x), rows)
+      last = _products.picked_product(graph, x, rows, method) if few else _products.rows_of(product(graph, x), rows)
       total = total + last
     return jnp.stack([first, total / (num_layers + 1)])
 
@@ -274,7 +249,7 @@ def propagate_rows(
     # Horner's rule for Σ Âˡ Pᵀ g, P picking the rows and Â being its own transpose.
     for layer in range(num_layers):
       if few and not layer:
-        nodes = _spread_product(graph, share, rows, method)  # only these rows of its operand are not 0
+        nodes = _products.spread_product(graph, share, rows, method)  # only these rows of its operand are not 0
       else:
         nodes = product(graph, nodes.at[rows].add(share, mode="promise_in_bounds"))
     return nodes.at[rows].add(share + first, mode="promise_in_bounds")
@@ -284,67 +259,6 @@ def propagate_rows(
   else:
     first, mean = linear_call(pick, put_back, (graph, rows), layer0)
   return first, mean
-
-
-def _rows_of(x: jax.Array, rows: jax.Array) -> jax.Array:
-  return x.at[rows].get(mode="promise_in_bounds")
-
-
-def _on_cpu(method: str, cpu: Callable[..., jax.Array], default: Callable[..., jax.Array], *args: Any) -> jax.Array:
-  """`cpu` where the program runs on one or `method` asks for its kernel, else `default`."""
-  if method == "bcsr":
-    return cpu(*args)
-  return jax.lax.platform_dependent(*args, cpu=cpu, default=default)  # type: ignore[no-any-return]
-
-
-def _picked_product(graph: Graph, x: jax.Array, rows: jax.Array, method: str) -> jax.Array:
-  """`(Â x)[rows]`, on a CPU by a product with those rows of Â alone: half of the time of the whole product."""
-  room = max(1, graph.capacity // 4)  # entries of the rows; of more, all rows are computed
-
-  def some(start: jax.Array, end: jax.Array) -> jax.Array:
-    begin = jnp.concatenate([jnp.zeros(1, end.dtype), end[:-1]])
-    # Entry t of the rows' entries is t plus its row's offset; a running sum of the offsets' jumps repeats each.
-    jump = jnp.diff(start - begin, prepend=0)
-    offset = jnp.cumsum(jnp.zeros(room, jnp.int32).at[begin].add(jump, mode="drop"))
-    entry = jnp.minimum(jnp.arange(room, dtype=jnp.int32) + offset, graph.capacity - 1)
-    view = jsparse.BCSR(
-      (_rows_of(graph.adjacency.data, entry), _rows_of(graph.column, entry), jnp.append(begin, end[-1])),
-      shape=(rows.shape[0], graph.num_nodes),
-    )
-    return view @ x
-
-  def whole(start: jax.Array, end: jax.Array) -> jax.Array:
-    del start, end
-    return _rows_of(_bcsr_product(graph, x), rows)
-
-  def on_cpu() -> jax.Array:
-    start = graph.indptr[rows]
-    end = jnp.cumsum(graph.indptr[rows + 1] - start)
-    return jax.lax.cond(end[-1] <= room, some, whole, start, end)
-
-  return _on_cpu(method, on_cpu, lambda: _rows_of(_bcoo_product(graph, x), rows))
-
-
-def _spread_product(graph: Graph, values: jax.Array, rows: jax.Array, method: str) -> jax.Array:
-  """Â z for z with `values` added into `rows` of zeros, on a CPU by a product over a table of those rows alone.
-
-  Nearly all entries then read one row of zeros, and the others rows that are in a near cache: two thirds of the time.
-  """
-  count = rows.shape[0]
-
-  def on_cpu() -> jax.Array:
-    slot = jnp.full(graph.num_nodes, count, jnp.int32).at[rows].set(jnp.arange(count, dtype=jnp.int32))
-    table = jnp.zeros((count + 1, values.shape[1]), values.dtype).at[slot[rows]].add(values, mode="promise_in_bounds")
-    view = jsparse.BCSR(
-      (graph.adjacency.data, _rows_of(slot, graph.column), graph.indptr), shape=(graph.num_nodes, count + 1)
-    )
-    return view @ table
-
-  def elsewhere() -> jax.Array:
-    nodes = jnp.zeros((graph.num_nodes, values.shape[1]), values.dtype)
-    return _bcoo_product(graph, nodes.at[rows].add(values, mode="promise_in_bounds"))
-
-  return _on_cpu(method, on_cpu, elsewhere)
 
 
 def _power_sum(apply: Callable[[jax.Array], jax.Array], x: jax.Array, count: int) -> jax.Array:
