@@ -17,10 +17,12 @@ from experiments import _common, _names
 from jaxunlearn.base import Scorer, Unlearner
 from jaxunlearn.data.dataset import Dataset
 from jaxunlearn.data.interactions import Interactions
+from jaxunlearn.metrics.completeness import auc, pair_scores
 from jaxunlearn.unlearn.retrain import ModelState
 
 _COMPILED = "/jax/core/compile/backend_compile_duration"
 _count = 0
+NUM_RETAINED = 1 << 14
 
 
 def count_compilations() -> None:
@@ -44,18 +46,26 @@ def counting_compilations() -> Iterator[list[int]]:
 
 
 class Along:
-  """Measures a state along the stream: utility, and the AUC of the pairs forgotten so far against retained ones."""
+  """Measures a state along the stream: utility, and the AUC of the pairs forgotten so far against retained ones.
+
+  The retained pairs are drawn once, from those that no request takes, and serve every point: drawn anew for each, their
+  sampling error would look like ups and downs of the stream.
+  """
 
   def __init__(self, dataset: Dataset, forgotten: list[Interactions]) -> None:
-    self.dataset, self.forgotten = dataset, forgotten  # after each request, all so far
-    self._measures: dict[int, _common.Measure] = {}
+    self.forgotten = forgotten  # after each request, all so far
+    self.utility = _common.Measure(dataset)
+    kept = dataset.train.without(forgotten[-1])
+    drawn = np.zeros(len(kept), bool)
+    drawn[np.random.default_rng(0).choice(len(kept), min(NUM_RETAINED, len(kept)), replace=False)] = True
+    self.retained = kept.select(drawn)
 
   def __call__(self, scorer: Scorer, requests: int) -> dict[str, float]:
     """After that many requests (≥ 1)."""
-    if requests not in self._measures:
-      self._measures[requests] = _common.Measure(self.dataset, self.forgotten[requests - 1])
-    utility, completeness = self._measures[requests](scorer)
-    return {"requests": requests, "pairs": len(self.forgotten[requests - 1]), **utility, **completeness}
+    so_far = self.forgotten[requests - 1]
+    utility, _ = self.utility(scorer)
+    completeness = auc(pair_scores(scorer, self.retained), pair_scores(scorer, so_far))
+    return {"requests": requests, "pairs": len(so_far), **utility, "auc": completeness}
 
 
 def draw_requests(data: Interactions, requests: int, pairs: int, seed: int) -> list[Interactions]:
