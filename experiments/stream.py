@@ -71,10 +71,12 @@ def main(argv: list[str]) -> None:
     streams[method] = _stream.run_stream(unlearner, key, state, requests, along, FLAGS.every, progress=not hide)
   places = sorted({max(1, round(len(requests) * n / FLAGS.references)) for n in range(1, FLAGS.references + 1)})
   before = along(model_scorer(model, state), len(requests))
-  references = [
-    along(model_scorer(model, train(dataset.train.without(along.forgotten[place - 1]), f"retrain{place}")), place)
-    for place in places
-  ]
+  references = []
+  for place in places:
+    gone = along.forgotten[place - 1]
+    # Named by what is gone, so that another stream in the same folder trains its own.
+    retrained = train(dataset.train.without(gone), f"retrain-{gone.digest()[:8]}")
+    references.append(along(model_scorer(model, retrained), place))
   result = {
     "schema": _results.SCHEMA,
     "stream": streams,
