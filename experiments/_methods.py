@@ -12,6 +12,7 @@ import jax
 
 from experiments._common import Measure
 from jaxunlearn._validate import check_choice
+from jaxunlearn.aggregate import AggregateConfig
 from jaxunlearn.base import Model, Scorer, Unlearner, UnlearnResult
 from jaxunlearn.data.interactions import Interactions
 from jaxunlearn.recipes import Recipe, recipe
@@ -42,6 +43,8 @@ OWN_FIT: dict[str, tuple[Factory, Any]] = {
   "sisa": (sisa, SISAConfig()),
   "grapheraser": (grapheraser, GraphEraserConfig()),
   "receraser": (receraser, RecEraserConfig()),
+  "receraser-released": (receraser, RecEraserConfig(partition="inbp-released")),
+  "receraser-ubp": (receraser, RecEraserConfig(partition="ubp-pairs", aggregate=AggregateConfig(kind="combined"))),
   "laser": (laser, LASERConfig()),
 }
 LIGHTUL = ("lightul", "lightul-wm")
@@ -76,7 +79,7 @@ def settings(
   """
   if method == "retrain":
     return {}
-  shards = recipe(model, "shards") if method in OWN_FIT else None
+  shards = recipe(model, "user-shards" if method == "receraser-ubp" else "shards") if method in OWN_FIT else None
   config = CONFIGS[method] if shards is None else _with_aggregate(CONFIGS[method], shards)
   if method == "ifru":
     config = IFRUConfig.preset(model)
@@ -225,8 +228,8 @@ def run_own(
     progress: as for `train.fit`.
   """
   model = Recipe(chosen["shard_model"], chosen["shard_train"]).model(model_name)
-  options = {"vectors": vectors} if method in ("grapheraser", "receraser") else {}
   factory, config, train = OWN_FIT[method][0], chosen["method"], chosen["shard_train"]
+  options = {"vectors": vectors} if factory in (grapheraser, receraser) else {}
   unlearner = factory(model, train, config, progress=progress, **options)
   start = time.perf_counter()
   state = unlearner.fit(key, data)

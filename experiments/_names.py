@@ -9,6 +9,8 @@ NAMES = {
   "sisa": "SISA",
   "grapheraser": "GraphEraser",
   "receraser": "RecEraser",
+  "receraser-released": "RecEraser (released anchors)",
+  "receraser-ubp": "RecEraser (UBP, combined)",
   "laser": "LASER",
   "finetune": "Fine-tune",
   "gradient-ascent": "Gradient ascent",

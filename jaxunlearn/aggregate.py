@@ -1,4 +1,4 @@
-"""From K submodels to one recommender: mean, static weights (GraphEraser), attention (RecEraser).
+"""From K submodels to one recommender: mean, static weights (GraphEraser), attention (RecEraser), and ours, combined.
 
 An aggregator is a `Model` of its own: its parameters are what it learns, its context is the vectors of the frozen
 submodels, and the one training loop trains it on all retained pairs. What it serves is a `Scorer` like any other.
@@ -15,26 +15,29 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from jaxunlearn import losses
+from jaxunlearn import _present_rows, losses
+from jaxunlearn._present_rows import PresentRows
 from jaxunlearn._validate import check_choice, check_non_negative, check_positive
 from jaxunlearn.base import Batch, Context, Embeddings, Model, Params, Scorer, inner_product_score
 from jaxunlearn.data.interactions import Interactions
 from jaxunlearn.graph import Graph, propagate
 from jaxunlearn.train import TrainConfig, fit
 
-KINDS = ("mean", "static", "attention")
+KINDS = ("mean", "static", "attention", "combined")
+_SAMPLE = 512  # users whose scores set the unit in which "combined" adds
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AggregateConfig:
   """How submodels become one."""
 
-  kind: str = "attention"  # mean, static, attention
+  kind: str = "attention"  # mean, static, attention, or combined: attention plus the mean
   train: TrainConfig = TrainConfig(num_epochs=20, batch_size=8192, learning_rate=5e-3)  # of static and attention
   attention_dim: int = 32  # k, width of the attention layer, ≥ 1
   l2: float = 1e-5  # weight of ½‖·‖² of transfer maps and biases, ≥ 0
   row_l2: float = 1e-2  # weight of ½‖·‖² of a batch's aggregated vectors, as the base models have of their rows, ≥ 0
   mask_absent: bool = True  # a shard has no say about a user or item without a pair there: zeros, no attention
+  mean_weight: float = 1.25  # of the mean's scores in "combined", both in units of their standard deviation, ≥ 0
   propagate_last: bool = False  # LightGCN: aggregate layer 0, then propagate over all retained pairs, as released
 
   def __post_init__(self) -> None:
@@ -42,6 +45,7 @@ class AggregateConfig:
     check_positive("attention_dim", self.attention_dim)
     check_non_negative("l2", self.l2)
     check_non_negative("row_l2", self.row_l2)
+    check_non_negative("mean_weight", self.mean_weight)
 
 
 class ShardVectors(struct.PyTreeNode):
@@ -54,6 +58,8 @@ class ShardVectors(struct.PyTreeNode):
     item_present: bool [K, num_items], likewise.
     rest: parameters of the submodels without their tables, stacked along K (NeuMF's towers); {} for inner products.
     graph: of all retained pairs, where the aggregated vectors are propagated; else None.
+    packed: (users, items) without the rows that are absent, which is what an attention that masks them computes on;
+      None for the others.
   """
 
   user: jax.Array
@@ -62,6 +68,7 @@ class ShardVectors(struct.PyTreeNode):
   item_present: jax.Array
   rest: Any
   graph: Graph | None
+  packed: tuple[PresentRows, PresentRows] | None = None
 
 
 def shard_vectors(
@@ -83,10 +90,16 @@ def shard_vectors(
     config: whether layer 0 is taken instead of the encoded vectors, and whether rows without a pair are zeros.
 
   Raises:
-    ValueError: `propagate_last` for a model without a graph.
+    ValueError: `propagate_last` for a model without a graph; "combined" with it, or for a model whose score is not an
+      inner product.
   """
   if config.propagate_last and model.name != "lightgcn":
     raise ValueError(f"Expected propagate_last=False for {model.name}, which has no graph to propagate over.")
+  if config.kind == "combined" and (config.propagate_last or not model.inner_product):
+    raise ValueError(
+      f'Expected aggregate.kind="attention" for {model.name} with propagate_last={config.propagate_last}, got '
+      '"combined", which adds inner products of encoded vectors.'
+    )
   if config.propagate_last:
     vectors = [Embeddings(p["user"], p["item"]) for p in params]
   else:
@@ -97,6 +110,9 @@ def shard_vectors(
   item_present = jnp.stack([jnp.asarray(part.item_degrees() > 0) for part in parts])
   if config.mask_absent:  # such a row is its initialisation: noise in every score that it enters
     user, item = jnp.where(user_present[..., None], user, 0.0), jnp.where(item_present[..., None], item, 0.0)
+  packed = None
+  if config.kind in ("attention", "combined") and config.mask_absent:
+    packed = _present_rows.pack(user, user_present), _present_rows.pack(item, item_present)
   return ShardVectors(
     user=user,
     item=item,
@@ -104,6 +120,7 @@ def shard_vectors(
     item_present=item_present,
     rest=jax.tree.map(lambda *leaves: jnp.stack(leaves), *rest),
     graph=model.context(interactions) if config.propagate_last else None,
+    packed=packed,
   )
 
 
@@ -216,9 +233,23 @@ def attention_model(model: Model, num_shards: int, config: AggregateConfig) -> M
       score = jnp.where(present | ~anywhere, score, -jnp.inf)
     return jnp.sum(jax.nn.softmax(score, axis=0)[..., None] * z, axis=0)
 
+  def of_present(params: Params, name: str, rows: PresentRows) -> jax.Array:
+    """`aggregated` of all rows, without computing on those that the mask takes out."""
+    z = _present_rows.mapped(rows, params["kernel"], params["bias"])
+    side = params["attention"][name]
+    score = jax.nn.relu(z @ side["kernel"] + side["bias"][None, None, :]) @ side["head"]
+    # One that is present nowhere has the biases alone, from all shards.
+    none = jnp.zeros((num_shards, 1, rows.vectors.shape[-1])), jnp.zeros((num_shards, 1), bool)
+    return jnp.where(
+      rows.anywhere[:, None], _present_rows.softmax_mean(rows, score, z), aggregated(params, name, *none)
+    )
+
   def of_all(params: Params, context: ShardVectors) -> Embeddings:
-    user = aggregated(params, "user", context.user, context.user_present)
-    item = aggregated(params, "item", context.item, context.item_present)
+    if context.packed is None:
+      user = aggregated(params, "user", context.user, context.user_present)
+      item = aggregated(params, "item", context.item, context.item_present)
+    else:
+      user, item = (of_present(params, name, rows) for name, rows in zip(kind, context.packed, strict=True))
     if context.graph is None:
       return Embeddings(user, item)
     nodes = propagate(context.graph, jnp.concatenate([user, item]), model.config.num_layers)
@@ -234,8 +265,12 @@ def attention_model(model: Model, num_shards: int, config: AggregateConfig) -> M
     num_nodes = context.user.shape[1] + context.item.shape[1]
     ridge = config.l2 * 0.5 * (jnp.sum(jnp.square(params["kernel"])) + jnp.sum(jnp.square(params["bias"])))
     if model.batches == "users":
-      both = of_rows(params, context, batch.user, jnp.arange(context.item.shape[1]))
-      return _non_sampling(model, both.user, both.item, batch, of_batch=True) + ridge
+      if context.packed is None:
+        user, item = of_rows(params, context, batch.user, jnp.arange(context.item.shape[1]))
+      else:
+        user = aggregated(params, "user", context.user[:, batch.user], context.user_present[:, batch.user])
+        item = of_present(params, "item", context.packed[1])
+      return _non_sampling(model, user, item, batch, of_batch=True) + ridge
     size, num_negatives = batch.negative.shape
     items = jnp.concatenate([batch.positive, batch.negative.reshape(-1)])
     if context.graph is not None or size + items.shape[0] >= num_nodes:
@@ -304,6 +339,30 @@ def fit_aggregator(
   ).params  # fmt: skip
 
 
+@jax.jit
+def combined_vectors(attended: Embeddings, vectors: ShardVectors, mean_weight: jax.Array | float) -> Embeddings:
+  """Vectors [·, d + K d] whose inner product is the attention's score plus `mean_weight` times the shards' mean score.
+
+  Both in units of their standard deviation over all items and up to 512 users, evenly spaced. Ours: a shard's own score
+  of a user whom it has whole knows what the consensus of all shards has lost, and the other way round. It pays where a
+  partition keeps users whole (UBP) and does harm elsewhere (BUILD_NOTES, "Shards"): shards that have a part of a user
+  each disagree on scale.
+
+  Args:
+    attended: what the attention serves, [num_users, d] and [num_items, d].
+    vectors: of the frozen submodels.
+    mean_weight: ≥ 0.
+  """
+  num_shards, num_users = vectors.user.shape[:2]
+  some = jnp.linspace(0, num_users - 1, min(num_users, _SAMPLE)).astype(jnp.int32)
+  own = Embeddings(
+    *(_concatenated(side, jnp.full(num_shards, 1.0 / num_shards)) for side in (vectors.user, vectors.item))
+  )
+  spread = [jnp.std(both.user[some] @ both.item.T) for both in (attended, own)]
+  scale = jnp.sqrt(mean_weight * spread[0] / jnp.where(spread[1] > 0, spread[1], 1.0))
+  return Embeddings(*(jnp.concatenate([a, scale * b], axis=1) for a, b in zip(attended, own, strict=True)))
+
+
 def aggregated_scorer(model: Model, vectors: ShardVectors, params: Params, config: AggregateConfig) -> Scorer:
   """What is served: submodels and aggregator as one scorer."""
   num_shards = vectors.user.shape[0]
@@ -313,6 +372,8 @@ def aggregated_scorer(model: Model, vectors: ShardVectors, params: Params, confi
     return weighted_scorer(model, vectors, jax.nn.softmax(params["logits"]))
   aggregator = _aggregator(model, vectors, config)
   served = jax.jit(aggregator.encode)(params, vectors)
+  if config.kind == "combined":
+    served = combined_vectors(served, vectors, config.mean_weight)
   rest = None if model.inner_product else {"rest": params["rest"]}
   return Scorer(rest, served, inner_product_score if model.inner_product else aggregator.score, model.inner_product)
 

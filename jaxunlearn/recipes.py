@@ -6,6 +6,7 @@ AUC included, so a result names its recipe.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, NamedTuple
 
 from jaxunlearn._validate import check_choice
@@ -13,7 +14,7 @@ from jaxunlearn.base import Model
 from jaxunlearn.models import CONFIGS, BPRMFConfig, LightGCNConfig, NeuMFConfig, WMFConfig, build
 from jaxunlearn.train import TrainConfig
 
-RECIPES = ("tuned", "lightul", "shards")
+RECIPES = ("tuned", "lightul", "shards", "user-shards")
 
 
 class Recipe(NamedTuple):
@@ -76,6 +77,21 @@ _SHARDS: dict[str, Recipe] = {
   ),
 }
 
+# Where a shard has its users whole, half the epochs do, and an attention that is combined with the shards' own scores
+# needs few steps (BUILD_NOTES, "Shards"). Chosen in the same way.
+_FEW_STEPS = TrainConfig(num_epochs=4, batch_size=32768, learning_rate=3e-2, average=0.5)
+_USER_SHARDS: dict[str, Recipe] = {
+  "bprmf": Recipe(
+    BPRMFConfig(l2=2e-2),
+    dataclasses.replace(_SHARDS["bprmf"].train_config, num_epochs=25),
+    _FEW_STEPS,
+  ),
+  "wmf": _SHARDS["wmf"]._replace(
+    aggregate_train=TrainConfig(num_epochs=4, batch_size=256, learning_rate=1e-2, average=0.5)
+  ),
+  "lightgcn": _SHARDS["lightgcn"]._replace(aggregate_train=_FEW_STEPS),
+}
+
 
 def recipe(model: str, name: str = "tuned") -> Recipe:
   """The recipe of that name for a model.
@@ -83,15 +99,15 @@ def recipe(model: str, name: str = "tuned") -> Recipe:
   Args:
     model: bprmf, wmf, lightgcn, neumf, popularity.
     name: "tuned"; "lightul" (bprmf and lightgcn), the recipe of LightUL's released code, except that the number of
-      epochs is found on a validation part of train instead of the test pairs; or "shards", for submodels over a tenth
-      of the pairs, with fixed epochs, and their aggregator.
+      epochs is found on a validation part of train instead of the test pairs; "shards", for submodels over a tenth of
+      the pairs, with fixed epochs, and their aggregator; or "user-shards", the same for shards of whole users.
 
   Raises:
     ValueError: no such model or recipe, or the recipe is not defined for the model.
   """
   check_choice("model", model, (*CONFIGS, "popularity"))
   check_choice("recipe", name, RECIPES)
-  table = {"tuned": _TUNED, "lightul": _LIGHTUL, "shards": _SHARDS}[name]
+  table = {"tuned": _TUNED, "lightul": _LIGHTUL, "shards": _SHARDS, "user-shards": _USER_SHARDS}[name]
   if model not in table:
     raise ValueError(f"Expected a model that recipe={name!r} is defined for ({', '.join(table)}), got model={model!r}.")
   return table[model]

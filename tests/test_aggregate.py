@@ -210,6 +210,52 @@ def test_attention_is_the_papers_equations(name, mask):
   assert (scorer.embeddings is None) == (name == "neumf")
 
 
+@pytest.mark.parametrize("name", ["bprmf", "wmf"])
+def test_without_absent_rows_the_attention_is_the_same(name):
+  """The packed rows against [K, n, d] tables, in value and gradient, with shards of several blocks."""
+  config = AggregateConfig(attention_dim=5)
+  rng, shards, num_users, num_items = np.random.default_rng(3), 4, 900, 700
+  data = Interactions.from_pairs(
+    rng.integers(0, num_users - 1, 4000), rng.integers(1, num_items, 4000), num_users=num_users, num_items=num_items
+  )
+  parts = partition.random(jax.random.key(5), data, shards).shards(data)
+  model = MODELS[name]
+  params = [model.init(jax.random.key(s), num_users, num_items) for s in range(shards)]
+  vectors = aggregate.shard_vectors(model, params, [None] * shards, parts, data, config)
+  assert vectors.packed is not None
+  assert all(len(set(np.asarray(p.shard).tolist())) == shards and p.shard.size > shards for p in vectors.packed)
+  aggregator = aggregate.attention_model(model, shards, config)
+  learned = jax.tree.map(
+    lambda leaf: leaf + 0.2 * rng.normal(size=leaf.shape).astype(np.float32),
+    aggregator.init(jax.random.key(2), num_users, num_items),
+  )
+  dense = vectors.replace(packed=None)
+  for one, other in zip(aggregator.encode(learned, vectors), aggregator.encode(learned, dense), strict=True):
+    np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+  batch = users_of(model, data, 64) if name == "wmf" else pairwise(data, 1000)
+  found, wanted = (jax.jit(jax.value_and_grad(aggregator.loss))(learned, v, batch) for v in (vectors, dense))
+  jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), found, wanted)
+
+
+def test_combined_adds_the_shards_own_scores_in_units_of_their_spread():
+  config = AggregateConfig(kind="combined", attention_dim=5, mean_weight=0.7)
+  model, _, _, _, vectors = submodels("bprmf", config)
+  learned = random_aggregator(model, config)
+  everyone = jnp.arange(NUM_USERS)
+  attention, mean, combined = (
+    np.asarray(aggregate.aggregated_scorer(model, vectors, learned, AggregateConfig(**kind)).scores(everyone))
+    for kind in ({"attention_dim": 5}, {"kind": "mean"}, {"kind": "combined", "attention_dim": 5, "mean_weight": 0.7})
+  )
+  wanted = attention + 0.7 * mean * attention.std() / mean.std()
+  np.testing.assert_allclose(combined, wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "changes"), [("neumf", {}), ("lightgcn", {"propagate_last": True})])
+def test_combined_needs_inner_products_of_encoded_vectors(name, changes):
+  with pytest.raises(ValueError, match=f"for {name} with propagate_last"):
+    submodels(name, AggregateConfig(kind="combined", **changes))
+
+
 def test_lightgcn_can_propagate_what_is_aggregated():
   config = AggregateConfig(attention_dim=5, propagate_last=True)
   model, params, parts, data, vectors = submodels("lightgcn", config)
@@ -397,6 +443,7 @@ def test_attention_ranks_better_than_the_mean_of_weak_submodels():
     ({"attention_dim": 0}, "attention_dim=0"),
     ({"l2": -1.0}, "l2=-1.0"),
     ({"row_l2": float("nan")}, "row_l2=nan"),
+    ({"mean_weight": -0.1}, "mean_weight=-0.1"),
   ],
 )
 def test_wrong_settings_are_named(changes, words):

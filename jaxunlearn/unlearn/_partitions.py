@@ -20,7 +20,7 @@ from jaxunlearn.train import TrainConfig, fit
 from jaxunlearn.unlearn._sharded import ShardConfig, sharded
 
 VectorsFn = Callable[[jax.Array, Interactions], Embeddings]
-NAMES = ("random", "ubp", "ibp", "inbp", "blpa", "bekm")
+NAMES = ("random", "ubp", "ubp-pairs", "ibp", "inbp", "inbp-released", "blpa", "bekm")
 
 
 def pretrained(key: jax.Array, interactions: Interactions, how: Recipe | None = None) -> Embeddings:
@@ -42,7 +42,8 @@ def partitioner(
   """(key, interactions) -> Partition of that name.
 
   Args:
-    name: random, ubp, ibp, inbp, blpa, bekm.
+    name: random, ubp, ibp, inbp, blpa, bekm; "ubp-pairs" caps a shard's pairs instead of its users, "inbp-released"
+      has the anchors of RecEraser's released code, one number for all coordinates.
     num_shards: K.
     vectors: (key, interactions) -> Embeddings to partition by; `pretrained` when None. Vectors that never saw a pair
       that may be forgotten (side features, public data) make the partition as good as data-independent.
@@ -61,12 +62,15 @@ def partitioner(
     if name == "blpa":
       return partition.blpa(key, interactions, num_shards)
     found = source(vector_key, interactions)
-    if name == "ubp":
-      return partition.ubp(key, interactions, found.user, num_shards)
+    if name in ("ubp", "ubp-pairs"):
+      unit = "user" if name == "ubp" else "interaction"
+      return partition.ubp(key, interactions, found.user, num_shards, unit=unit)
     if name == "ibp":
       return partition.ibp(key, interactions, found.item, num_shards)
-    both = partition.inbp if name == "inbp" else partition.bekm
-    return both(key, interactions, found.user, found.item, num_shards)
+    if name == "bekm":
+      return partition.bekm(key, interactions, found.user, found.item, num_shards)
+    released = name == "inbp-released"
+    return partition.inbp(key, interactions, found.user, found.item, num_shards, scalar_anchor=released)
 
   return make
 

@@ -17,7 +17,7 @@ class RecEraserConfig:
   """Hyper-parameters of RecEraser."""
 
   num_shards: int = 10  # K, ≥ 1
-  partition: str = "inbp"  # inbp, ubp, ibp (Algorithms 1 and 2); random is free of the partition's leak
+  partition: str = "inbp"  # inbp, ubp, ibp (Algorithms 1 and 2) and more; random is free of the partition's leak
   aggregate: AggregateConfig = AggregateConfig(kind="attention")
   early_stopping: bool = False  # each shard stops by held-out pairs of its own
 
