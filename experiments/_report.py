@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 import sys
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from experiments._names import display, rank
-from experiments._results import mean_sd
+from experiments._results import mean_sd, write_text
 
 DEFAULT_COLUMNS = (
   "utility.ndcg@20",
@@ -229,10 +228,7 @@ def write(
   """Writes `out`/table.md, index.html and, where matplotlib is installed, plot.png and plot.svg; returns the paths."""
   from experiments import _page
 
-  path = out / "table.md"
-  temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-  temporary.write_text(markdown_table(*cells(collect(results), columns)) + "\n", encoding="utf-8")
-  os.replace(temporary, path)
+  path = write_text(out / "table.md", markdown_table(*cells(collect(results), columns)) + "\n")
   page = _page.write_page(results, out / "index.html", title=title or "Comparison")
   return [path, page, *plot(results, out / "plot", title=title)]
 

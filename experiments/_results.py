@@ -218,16 +218,24 @@ def write_result(out: PathLike, result: Mapping[str, Any]) -> Path:
     OSError: it cannot be written; the message names the folder.
   """
   text = json.dumps(plain(result), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-  folder = prepare_out(out)
-  target, temporary = folder / FILE_NAME, folder / f".{FILE_NAME}.{os.getpid()}.tmp"
+  return write_text(prepare_out(out) / FILE_NAME, text)
+
+
+def write_text(path: Path, text: str) -> Path:
+  """Writes a file, whole or not at all, and returns its path.
+
+  Raises:
+    OSError: it cannot be written; the message names the folder.
+  """
+  temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
   try:
     temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, target)
+    os.replace(temporary, path)
   except OSError as error:
-    raise OSError(error.errno, f"Cannot write results to {folder}: {error.strerror}", str(folder)) from error
+    raise OSError(error.errno, f"Cannot write results to {path.parent}: {error.strerror}", str(path.parent)) from error
   finally:
     temporary.unlink(missing_ok=True)
-  return target
+  return path
 
 
 def _refuse(constant: str) -> None:

@@ -43,7 +43,7 @@ class IFRUConfig:
   damping: float = 1e-2  # L2 added an example, for the solve alone, in the unit of the model's own l2, ≥ 0; not "adam"
   max_damping_raises: int = 6  # times that damping is raised at least fourfold after negative curvature, ≥ 0
   max_iterations: int = 100  # of conjugate gradient, ≥ 1
-  tolerance: float = 1e-3  # ‖residual‖ / ‖gradient‖ at which conjugate gradient stops, > 0
+  tolerance: float = 1e-2  # ‖residual‖ / ‖gradient‖ at which conjugate gradient stops, > 0
   adam_step: float = 0.045  # first step of every entry; the released learning rate 2e4 / 445,561 pairs of ml-1m, > 0
   adam_iterations: int = 2  # the code stops early instead; choose it, as damping, on validation utility, ≥ 1
   num_negatives: int = 1  # negatives drawn a pair, once a request, ≥ 1; WMF has none

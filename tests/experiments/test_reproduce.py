@@ -1,0 +1,93 @@
+"""The papers' tables: the numbers beside ours, what lies inside Retrain's noise, and the command that runs a part."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments import _report, _results
+from experiments._reproductions import TABLES, lines, verdict
+
+ROOT = Path(_results.__file__).parents[1]
+KEPT = ROOT / "experiments" / "results"
+
+
+def row(method, values, metric="utility.ndcg@20"):
+  return _report.Row(method, "bprmf", "ml-1m", {metric: values}, tuple(range(len(values))))
+
+
+@pytest.mark.parametrize(
+  ("values", "wanted"),
+  [([0.36, 0.38], "inside"), ([0.387, 0.391], "inside"), ([0.40, 0.40], "above"), ([0.33, 0.35], "below"),
+   ([float("nan")], "–")],
+)  # fmt: skip
+def test_a_mean_is_inside_two_standard_deviations_of_retrain(values, wanted):
+  retrain = row("retrain", [0.36, 0.37, 0.38])  # mean 0.37, standard deviation 0.01
+  assert verdict(row("ifru", values), retrain, "utility.ndcg@20") == wanted
+
+
+def test_one_seed_of_retrain_has_no_spread_and_itself_no_verdict():
+  assert verdict(row("ifru", [0.1]), row("retrain", [0.37]), "utility.ndcg@20") == "–"
+  assert verdict(row("ifru", [0.1]), None, "utility.ndcg@20") == "–"
+  for method in ("retrain", "original"):
+    assert verdict(row(method, [0.1]), row("retrain", [0.36, 0.38]), "utility.ndcg@20") == "–"
+
+
+@pytest.mark.parametrize("name", [name for name, table in TABLES.items() if table.kept])
+def test_the_kept_results_have_every_number_that_was_printed(name):
+  """A reader finds ours beside the paper's: no printed row without a result of ours, where we ran the model."""
+  table = TABLES[name]
+  rows = _report.collect(_results.load_results([KEPT / folder for folder in table.kept]))
+  heads, body = lines(rows, table)
+  assert body and all(len(line) == len(heads) for line in body)
+  ours = {(r.dataset, r.model, r.method): line for r, line in zip(rows, body, strict=True)}
+  places = {cell[:2] for cell in ours}
+  for cell, numbers in table.printed.items():
+    if cell[:2] in places and cell in ours:
+      assert all(f"{number:.4f}" in ours[cell] for number in numbers), cell
+  assert any(line[heads.index("method")] == "Retrain" for line in body)
+
+
+def test_a_part_is_a_command_of_compare():
+  part = TABLES["lightul-interactions"].parts["ml-1m-bprmf"]
+  command = part.command("/data", Path("runs/here"), seeds=2)
+  assert command[0] == "experiments.compare" and "--forget=/data/ml-1m/forget/intr_0.01.txt" in command
+  assert command[-2:] == ["--seeds=2", "--out=runs/here"]
+  assert part.command("/data", Path("x"))[-2] == "--seeds=5"
+
+
+def script(folder, *flags):
+  environment = {name: value for name, value in os.environ.items() if name != "JAXUNLEARN_DATA"}
+  return subprocess.run(
+    [sys.executable, "-m", "experiments.reproduce", *flags], capture_output=True, text=True, encoding="utf-8",
+    timeout=300, cwd=folder, check=False,
+    env=environment | {"PYTHONPATH": str(ROOT), "JAXUNLEARN_CACHE": str(folder / "cache"), "PYTHONIOENCODING": "utf-8"},
+  )  # fmt: skip
+
+
+def test_a_table_is_run_written_and_resumed(tmp_path):
+  done = script(tmp_path, "--table=synthetic", "--seeds=1")
+  assert done.returncode == 0, done.stderr
+  text = (tmp_path / "runs/reproduce/synthetic/table.md").read_text(encoding="utf-8")
+  assert "| RowNewton (ours) | 1 |" in text and "python -m experiments.compare --dataset=synthetic" in text
+  assert "python -m experiments.compare" in done.stderr and (tmp_path / "runs/reproduce/synthetic/index.html").exists()
+  cells = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("result.json")}
+  assert len(cells) == 3
+  again = script(tmp_path, "--table=synthetic", "--seeds=1", "--quiet")
+  assert again.returncode == 0 and not again.stdout and not again.stderr
+  assert cells == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("result.json")}
+
+
+@pytest.mark.parametrize(
+  ("flags", "words"),
+  [
+    (["--table=receraser-3", "--parts=gru4rec"], "--parts of bprmf, wmf, lightgcn, got gru4rec"),
+    (["--table=lightul-users"], "--data_dir, or $JAXUNLEARN_DATA"),
+    (["--table=synthetic", "--norun"], "none of its results are kept"),
+  ],
+)
+def test_what_cannot_be_run_is_said_at_once(tmp_path, flags, words):
+  done = script(tmp_path, *flags)
+  assert done.returncode == 1 and words in done.stderr, done.stderr
