@@ -86,8 +86,10 @@ _USER_SHARDS: dict[str, Recipe] = {
     dataclasses.replace(_SHARDS["bprmf"].train_config, num_epochs=25),
     _FEW_STEPS,
   ),
-  "wmf": _SHARDS["wmf"]._replace(
-    aggregate_train=TrainConfig(num_epochs=4, batch_size=256, learning_rate=1e-2, average=0.5)
+  "wmf": Recipe(
+    _SHARDS["wmf"].model_config,
+    dataclasses.replace(_SHARDS["wmf"].train_config, num_epochs=25, learning_rate=2e-2),
+    TrainConfig(num_epochs=2, batch_size=256, learning_rate=2e-2, average=0.5),
   ),
   "lightgcn": _SHARDS["lightgcn"]._replace(aggregate_train=_FEW_STEPS),
 }

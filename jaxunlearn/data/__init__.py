@@ -17,6 +17,7 @@ from jaxunlearn.data.interactions import Interactions, PaddedInteractions, capac
 from jaxunlearn.data.lightgcn_text import read_folder, read_pairs, write_lightgcn_text
 from jaxunlearn.data.ratings import IndexedRatings, RatingTable, index_ratings, k_core
 from jaxunlearn.data.readers import read_csv, read_inter, read_movielens, read_parquet
+from jaxunlearn.data.scenarios import Scenario, bandwagon, sensitive_category
 from jaxunlearn.data.splits import Split, hold_out, leave_n_out, random_split, time_split
 from jaxunlearn.data.synthetic import Synthetic, SyntheticConfig, generate
 from jaxunlearn.data.vocabulary import Vocabulary
@@ -56,6 +57,9 @@ __all__ = [
   "sample_items",
   "select_core",
   "select_edge",
+  "Scenario",
+  "bandwagon",
+  "sensitive_category",
   # synthetic data
   "SyntheticConfig",
   "Synthetic",

@@ -13,6 +13,7 @@ from jaxunlearn.metrics.distance import (
   score_distance,
   user_spearman,
 )
+from jaxunlearn.metrics.exposure import exposure
 from jaxunlearn.metrics.membership import (
   AttackResult,
   attack_result,
@@ -39,6 +40,7 @@ __all__ = [
   "completeness_auc",
   "completeness_probe",
   "evaluate",
+  "exposure",
   "forgotten_ranks",
   "likelihood_ratio",
   "mean_absolute_difference",
