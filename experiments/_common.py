@@ -153,24 +153,36 @@ def cached_vectors(path: Path, make: Callable[[], Embeddings]) -> Embeddings:
   return cast(Embeddings, found)
 
 
+_ACTIVE = 0.05  # share of the users that counts as active, CURE4Rec's
+
+
 class Measure:
   """Utility and completeness of a scorer, on fixed pairs: build once, call for each model that is served.
 
   Utility: full ranking, masking all of the original train pairs, forgotten ones included, so that every model ranks
-  the same candidates. Completeness: all forgotten pairs against as many retained ones, drawn once from `probe_seed`.
+  the same candidates; active_ndcg@20 is of the twentieth of the users with the most train pairs, inactive_ndcg@20 of
+  the others: their difference is CURE4Rec's unfairness, before it is weighed by shards. Completeness: all forgotten
+  pairs against as many retained ones, drawn once from `probe_seed`.
   """
 
   def __init__(self, dataset: Dataset, forgotten: Interactions | None = None, *, probe_seed: int = 0) -> None:
     if dataset.test is None:
       raise ValueError(f"Expected a dataset with test pairs, got {dataset!r}.")
     self.ranking = RankingEvaluator(dataset.test, mask=dataset.train, ks=KS)
+    degree = dataset.train.user_degrees()[self.ranking.users]
+    self.active = np.argsort(np.argsort(-degree, kind="stable"), kind="stable") < max(1, round(_ACTIVE * degree.size))
     self.probe: Probe | None = None
     if forgotten is not None:
       self.probe = completeness_probe(np.random.default_rng(probe_seed), dataset.train.without(forgotten), forgotten)
 
   def __call__(self, scorer: Scorer) -> tuple[dict[str, float], dict[str, float]]:
     """({"ndcg@20": …}, {"auc": …}); the second is empty without a forget set."""
-    utility = self.ranking(scorer).values
+    found = self.ranking(scorer, per_user=True)
+    utility = dict(found.values)
+    assert found.per_user is not None
+    for name, some in (("active", self.active), ("inactive", ~self.active)):
+      if some.any():
+        utility[f"{name}_ndcg@20"] = float(found.per_user["ndcg@20"][some].mean(dtype=np.float64))
     return utility, {} if self.probe is None else {"auc": completeness_auc(scorer, self.probe)}
 
 

@@ -88,7 +88,7 @@ _USER_SHARDS: dict[str, Recipe] = {
   ),
   "wmf": Recipe(
     _SHARDS["wmf"].model_config,
-    dataclasses.replace(_SHARDS["wmf"].train_config, num_epochs=25, learning_rate=2e-2),
+    dataclasses.replace(_SHARDS["wmf"].train_config, num_epochs=30, learning_rate=2e-2),
     TrainConfig(num_epochs=2, batch_size=256, learning_rate=2e-2, average=0.5),
   ),
   "lightgcn": _SHARDS["lightgcn"]._replace(aggregate_train=_FEW_STEPS),

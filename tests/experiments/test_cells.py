@@ -10,7 +10,7 @@ import pytest
 from experiments import _cells, _common, _identity, _results
 from experiments._cells import Cells
 from experiments._methods import settings
-from jaxunlearn.base import Embeddings
+from jaxunlearn.base import Embeddings, Scorer, inner_product_score
 from jaxunlearn.data import SyntheticConfig, generate, sample_interactions
 from jaxunlearn.models import BPRMFConfig
 from jaxunlearn.recipes import Recipe, recipe
@@ -56,6 +56,22 @@ def edit(path, change):
   result = json.loads(path.read_text())
   change(result)
   path.write_text(json.dumps(result))
+
+
+def test_utility_is_told_apart_by_activity():
+  """NDCG@20 of the most active twentieth and of the others: weighed by their numbers, the mean of all."""
+  vectors = (np.random.default_rng(2).normal(size=(n, 4)).astype(np.float32) for n in (30, 20))
+  scorer = Scorer(None, Embeddings(*vectors), inner_product_score, True)
+  utility, _ = MEASURE(scorer)
+  users, degree = MEASURE.ranking.users, DATASET.train.user_degrees()
+  active = set(sorted(users.tolist(), key=lambda user: -degree[user])[: round(0.05 * len(users))])
+  of_user = dict(zip(users.tolist(), MEASURE.ranking(scorer, per_user=True).per_user["ndcg@20"].tolist(), strict=True))
+  assert utility["active_ndcg@20"] == pytest.approx(np.mean([of_user[user] for user in active]))
+  share = len(active) / len(users)
+  both = share * utility["active_ndcg@20"] + (1 - share) * utility["inactive_ndcg@20"]
+  assert both == pytest.approx(utility["ndcg@20"]) and min(degree[list(active)]) >= max(
+    degree[[user for user in users if user not in active]]
+  )
 
 
 def test_what_is_written(done):
