@@ -14,12 +14,16 @@ from typing import Any
 
 from absl import flags
 
-from experiments import _flags, _page, _results
+from experiments import _curves, _flags, _page, _results
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("out", "runs/index.html", "the file to write")
 flags.DEFINE_string("title", "Recommendation unlearning", "heading of the page")
-flags.DEFINE_list("curves", [], "JSON files of line plots to add, each a list as `experiments/README.md` describes it")
+flags.DEFINE_list(
+  "curves",
+  [],
+  "JSON files of line plots to add: lists as experiments/README.md describes them, or results of audit and stream",
+)
 flags.DEFINE_boolean("quiet", False, "do not print the path of the page")
 
 
@@ -27,7 +31,7 @@ def read_curves(paths: list[str]) -> list[dict[str, Any]]:
   """The plots of all files, one after another.
 
   Raises:
-    ValueError: a file is not JSON, or holds no list; the message names it.
+    ValueError: a file is not JSON, or neither a list nor a result of audit or stream; the message names it.
   """
   curves = []
   for path in paths:
@@ -35,6 +39,11 @@ def read_curves(paths: list[str]) -> list[dict[str, Any]]:
       found = json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:
       raise ValueError(f"{path} holds no curves: {error}.") from error
+    if isinstance(found, dict):
+      try:
+        found = _curves.of_result(found)
+      except ValueError as error:
+        raise ValueError(f"{path} holds no curves: {error}.") from error
     if not isinstance(found, list):
       raise ValueError(f"{path} holds no curves: expected a list of plots, got {type(found).__name__}.")
     curves += found

@@ -1,0 +1,78 @@
+"""Line plots of the page from what `audit` and `stream` wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from experiments import _names
+
+_POINTS = 120  # of a ROC curve: the page stays small, and no eye tells more apart
+_LOWEST = 1e-3  # false positive rate at which a logarithmic axis starts
+
+
+def of_result(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+  """The plots of one result of `audit` or `stream`.
+
+  Raises:
+    ValueError: it is of neither kind.
+  """
+  if "audit" in result:
+    return of_audit(result)
+  if "stream" in result:
+    return of_stream(result)
+  raise ValueError("expected a list of plots, or a result of audit or stream")
+
+
+def thinned(fpr: Sequence[float], tpr: Sequence[float]) -> tuple[list[float], list[float]]:
+  """A ROC curve at up to 120 false positive rates, evenly spaced in the logarithm, from 0.001 or one false alarm."""
+  x, y = np.asarray(fpr, np.float64), np.asarray(tpr, np.float64)
+  lowest = max(_LOWEST, float(x[x > 0].min(initial=1.0)))
+  at = np.geomspace(lowest, 1.0, _POINTS)
+  # A step function: at a rate in between, the last threshold that keeps it.
+  place = np.searchsorted(x, at, side="right") - 1
+  return at.tolist(), y[place].tolist()
+
+
+def of_audit(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+  """A ROC plot an attack, both axes logarithmic: what matters of an attack is at few false alarms."""
+  where = f"{result['dataset']}, {result['model']}"
+  titles = {"threshold": "score threshold", "trained": "trained attack", "lira": "likelihood ratio"}
+  found = []
+  for attack, title in titles.items():
+    series = []
+    for method in sorted(result["audit"], key=_names.rank):
+      curve = result["audit"][method][attack]["all"]
+      if "fpr_curve" in curve:
+        x, y = thinned(curve["fpr_curve"], curve["tpr_curve"])
+        name = f"{_names.display(method)} ({curve['auc']:.3f})"
+        series.append({"name": name, "x": x, "y": [max(value, _LOWEST / 2) for value in y]})
+    if series:
+      found.append({
+        "title": f"{where}: {title}", "heading": "Membership attacks", "series": series,
+        "x_label": "false positive rate", "y_label": "true positive rate", "x_scale": "log", "y_scale": "log",
+        "note": "AUC in brackets; exact retraining lies on the diagonal.",
+      })  # fmt: skip
+  return found
+
+
+def of_stream(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+  """NDCG@20 and AUC of the pairs so far by the number of pairs forgotten, Retrain and one request of all beside."""
+  found = []
+  for metric, label in (("ndcg@20", "NDCG@20"), ("auc", "AUC of the pairs forgotten so far")):
+    lines = {"Retrain": result["retrain"]}
+    for method in sorted(result["stream"], key=_names.rank):
+      lines[_names.display(method)] = result["stream"][method]["points"]
+      lines[f"{_names.display(method)}, at once"] = [result["stream"][method]["joint"]]
+    series = [
+      {"name": name, "x": [point["pairs"] for point in points], "y": [point[metric] for point in points]}
+      for name, points in lines.items()
+      if points
+    ]
+    found.append({
+      "title": f"{result['dataset']}, {result['model']}: {label} along a stream of requests", "series": series,
+      "heading": "Streams", "x_label": "pairs forgotten", "y_label": label,
+    })  # fmt: skip
+  return found
