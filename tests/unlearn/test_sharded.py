@@ -59,6 +59,14 @@ METHODS = {
   "laser": lambda model: laser(model, TRAIN, LASERConfig(num_groups=3)),
 }
 ALL = [(method, name) for method in METHODS for name in MODELS]
+# Shards of whole users, the attention combined with their own scores: for inner products; one model shows it.
+METHODS["receraser_combined"] = lambda model: receraser(
+  model,
+  TRAIN,
+  RecEraserConfig(num_shards=4, partition="ubp-pairs", aggregate=dataclasses.replace(attention(), kind="combined")),
+  vectors=given_vectors,
+)
+ALL.append(("receraser_combined", "bprmf"))
 
 
 @pytest.fixture(scope="module")
