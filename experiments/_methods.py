@@ -97,10 +97,12 @@ def settings(
 
 
 def _with_aggregate(config: Any, shards: Recipe) -> Any:
-  """GraphEraser's and RecEraser's configuration with the aggregator's training of the recipe."""
+  """GraphEraser's and RecEraser's configuration with the aggregator of the recipe."""
   if not hasattr(config, "aggregate") or shards.aggregate_train is None:
     return config
-  return dataclasses.replace(config, aggregate=dataclasses.replace(config.aggregate, train=shards.aggregate_train))
+  weight = config.aggregate.mean_weight if shards.mean_weight is None else shards.mean_weight
+  how = dataclasses.replace(config.aggregate, train=shards.aggregate_train, mean_weight=weight)
+  return dataclasses.replace(config, aggregate=how)
 
 
 def replace_dotted(config: Any, changes: Mapping[str, Any]) -> Any:

@@ -23,6 +23,7 @@ class Recipe(NamedTuple):
   model_config: Any
   train_config: TrainConfig
   aggregate_train: TrainConfig | None = None  # "shards": of static weights and attention
+  mean_weight: float | None = None  # "user-shards": `AggregateConfig.mean_weight` of "combined"; None: its default
 
   def model(self, name: str) -> Model:
     """The model of that name with this configuration."""
@@ -89,7 +90,8 @@ _USER_SHARDS: dict[str, Recipe] = {
   "wmf": Recipe(
     _SHARDS["wmf"].model_config,
     dataclasses.replace(_SHARDS["wmf"].train_config, num_epochs=30, learning_rate=2e-2),
-    TrainConfig(num_epochs=2, batch_size=256, learning_rate=2e-2, average=0.5),
+    TrainConfig(num_epochs=1, batch_size=256, learning_rate=2e-2, average=0.5),
+    mean_weight=2.0,
   ),
   "lightgcn": _SHARDS["lightgcn"]._replace(aggregate_train=_FEW_STEPS),
 }

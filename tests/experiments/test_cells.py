@@ -216,6 +216,13 @@ def test_settings():
     train = dataclasses.replace(shards.aggregate_train, num_epochs=3)  # the rest stays the recipe's
     aggregate = dataclasses.replace(chosen["method"].aggregate, train=train, l2=0.5)
     assert changed["method"] == dataclasses.replace(chosen["method"], num_shards=4, aggregate=aggregate)
+  for model, weight in (("bprmf", 1.25), ("wmf", 2.0)):  # shards of whole users have recipes of their own
+    shards, chosen = recipe(model, "user-shards"), settings("receraser-ubp", model, TRAIN, {})
+    assert (chosen["shard_model"], chosen["shard_train"]) == (shards.model_config, shards.train_config)
+    aggregate = chosen["method"].aggregate
+    assert (aggregate.kind, aggregate.mean_weight, aggregate.train) == ("combined", weight, shards.aggregate_train)
+  with pytest.raises(ValueError, match="bprmf, wmf, lightgcn"):
+    settings("receraser-ubp", "neumf", TRAIN, {})
   assert settings("laser", "bprmf", TRAIN, {"num_groups": 2})["method"].num_groups == 2
   train = dataclasses.replace(TRAIN, user_weight_power=0.25)
   assert settings("ifru", "bprmf", train, {})["method"].user_weight_power == 0.25
