@@ -81,7 +81,7 @@ def bandwagon(
   for _ in range(num_fake):
     chosen = np.concatenate([targets, rng.choice(popular, min(num_popular, popular.size), replace=False)])
     rest = np.setdiff1d(np.arange(train.num_items), chosen)
-    profiles.append(np.concatenate([chosen, rng.choice(rest, size - chosen.size, replace=False)])[:size])
+    profiles.append(np.concatenate([chosen, rng.choice(rest, size - chosen.size, replace=False)]))
   fake_user = train.num_users + np.repeat(np.arange(num_fake), [len(profile) for profile in profiles])
   num_users = train.num_users + num_fake
 

@@ -48,8 +48,8 @@ def receraser(
   keeps the shards of the retained pairs and drops the forgotten ones'.
 
   Which to choose: the defaults are the paper's. On ml-1m shards of whole users (`partition="ubp-pairs"`) keep more of
-  the utility than pairs (`"inbp"`), whose published numbers need the released code's anchors (`"inbp-released"`); with
-  them `AggregateConfig(kind="combined")`, ours, serves more and needs a tenth of the steps (BUILD_NOTES, "Shards").
+  BPR-MF's utility than shards of pairs (`"inbp"`; `"inbp-released"`, the anchors of the released code, lies between).
+  Over them `AggregateConfig(kind="combined")`, ours, serves more for a tenth of the steps (BUILD_NOTES, "Shards").
 
   Deviations from the released code: anchors are means per coordinate (eqs. 2 and 4, its are one number), negatives
   avoid the shard's own positives only (its sampler reads other shards'), the aggregator starts anew at each request.

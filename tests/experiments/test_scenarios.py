@@ -52,7 +52,7 @@ def test_a_genre_is_asked_for_and_forgotten(folder):
   assert "Exposure@20" in table and "RowNewton" in table
 
 
-def test_spam_makes_users_of_its_own(folder):
+def test_spam_without_an_unpopular_item_is_refused(folder):
   done = script(folder, f"--scenario=spam --share=0.1 --epochs=1 {SMALL} --methods=original --out=spam")
   assert done.returncode == 1 and "num_targets=5" in done.stderr  # every item here has more than ten pairs
 
