@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +13,8 @@ import numpy as np
 from tqdm import tqdm
 
 from experiments import _names
+from experiments._common import Measure
+from experiments._methods import run_own
 from jaxunlearn.base import Model, Scorer
 from jaxunlearn.data.dataset import Dataset
 from jaxunlearn.data.interactions import Interactions
@@ -156,6 +159,46 @@ def measure(numbers: dict[str, np.ndarray], chosen: dict[str, np.ndarray], quest
         del result["fpr_curve"], result["tpr_curve"]
       found[name][subset] = result
   return found
+
+
+def before_and_after(
+  key: jax.Array,
+  method: str,
+  model_name: str,
+  configs: dict[str, Any],
+  train: Interactions,
+  question: Question,
+  measured: Measure,
+  attacks: Callable[[Scorer], dict[str, Any]],
+  *,
+  vectors: Any = None,
+  progress: bool | None = None,
+) -> dict[str, dict[str, Any]]:
+  """A method with models of its own, fitted on `train` and asked to forget the members: what attacks find, and utility.
+
+  Args:
+    key: of the fit and of the request.
+    method: one of `_methods.OWN_FIT`.
+    model_name: of the base model.
+    configs: from `_methods.settings`.
+    train: all pairs, the members included.
+    question: the pairs in question.
+    measured: of utility.
+    attacks: what to find of a scorer.
+    vectors: as for `_methods.run_own`.
+    progress: as for `train.fit`.
+
+  Returns:
+    {"audit": {"METHOD[before]": …, "METHOD": …}, "utility": the same}.
+  """
+  own = run_own(
+    key, method, model_name, configs, train, question.members, measured, vectors=vectors, progress=progress
+  )  # fmt: skip
+  before = f"{method}[before]"
+  return {
+    "audit": {before: attacks(own.fit_scorer), method: attacks(own.outcome.scorer)},
+    "utility": {before: own.fit_utility, method: own.outcome.utility},
+  }
 
 
 def table(audits: dict[str, Any]) -> tuple[list[str], list[list[str]]]:

@@ -177,13 +177,18 @@ class Measure:
 
   def __call__(self, scorer: Scorer) -> tuple[dict[str, float], dict[str, float]]:
     """({"ndcg@20": …}, {"auc": …}); the second is empty without a forget set."""
+    return self.utility(scorer), {} if self.probe is None else {"auc": completeness_auc(scorer, self.probe)}
+
+  def utility(self, scorer: Scorer, **groups: np.ndarray) -> dict[str, float]:
+    """{"ndcg@20": …}; also NAME_ndcg@20 of each group of users, bool [num_users], that has someone with a test pair."""
     found = self.ranking(scorer, per_user=True)
     utility = dict(found.values)
     assert found.per_user is not None
-    for name, some in (("active", self.active), ("inactive", ~self.active)):
+    asked = {name: some[self.ranking.users] for name, some in groups.items()}
+    for name, some in {"active": self.active, "inactive": ~self.active, **asked}.items():
       if some.any():
         utility[f"{name}_ndcg@20"] = float(found.per_user["ndcg@20"][some].mean(dtype=np.float64))
-    return utility, {} if self.probe is None else {"auc": completeness_auc(scorer, self.probe)}
+    return utility
 
 
 def save_run(out: Path, state: Any, metadata: dict[str, Any]) -> None:

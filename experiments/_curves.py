@@ -59,9 +59,15 @@ def of_audit(result: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def of_stream(result: Mapping[str, Any]) -> list[dict[str, Any]]:
-  """NDCG@20 and AUC of the pairs so far by the number of pairs forgotten, Retrain and one request of all beside."""
+  """NDCG@20 and AUC of the pairs so far by the number of pairs forgotten, Retrain and one request of all beside.
+
+  Where requests are users, also NDCG@20 of those who remain.
+  """
+  metrics = [("ndcg@20", "NDCG@20"), ("auc", "AUC of the pairs forgotten so far")]
+  if result.get("by") == "user":
+    metrics.insert(1, ("remaining_ndcg@20", "NDCG@20 of the users who remain"))
   found = []
-  for metric, label in (("ndcg@20", "NDCG@20"), ("auc", "AUC of the pairs forgotten so far")):
+  for metric, label in metrics:
     lines = {"Retrain": result["retrain"]}
     for method in sorted(result["stream"], key=_names.rank):
       lines[_names.display(method)] = result["stream"][method]["points"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +48,16 @@ def counting_compilations() -> Iterator[list[int]]:
 class Along:
   """Measures a state along the stream: utility, and the AUC of the pairs forgotten so far against retained ones.
 
+  All points rank the test pairs of the same users, forgotten ones included: what a list is worth to someone who left is
+  no loss. remaining_ndcg@20 is therefore of those with a pair that is not yet forgotten, everyone else's for Original.
+
   The retained pairs are drawn once, from those that no request takes, and serve every point: drawn anew for each, their
   sampling error would look like ups and downs of the stream.
   """
 
   def __init__(self, dataset: Dataset, forgotten: list[Interactions]) -> None:
     self.forgotten = forgotten  # after each request, all so far
-    self.utility = _common.Measure(dataset)
+    self.train, self.measure = dataset.train, _common.Measure(dataset)
     kept = dataset.train.without(forgotten[-1])
     drawn = np.zeros(len(kept), bool)
     drawn[np.random.default_rng(0).choice(len(kept), min(NUM_RETAINED, len(kept)), replace=False)] = True
@@ -63,7 +66,8 @@ class Along:
   def __call__(self, scorer: Scorer, requests: int) -> dict[str, float]:
     """After that many requests (≥ 1)."""
     so_far = self.forgotten[requests - 1]
-    utility, _ = self.utility(scorer)
+    remaining = self.train.user_degrees() > so_far.user_degrees()
+    utility = self.measure.utility(scorer, remaining=remaining)
     completeness = auc(pair_scores(scorer, self.retained), pair_scores(scorer, so_far))
     return {"requests": requests, "pairs": len(so_far), **utility, "auc": completeness}
 
@@ -81,11 +85,44 @@ def draw_requests(data: Interactions, requests: int, pairs: int, seed: int) -> l
   return [data.select(np.isin(np.arange(len(data)), rows)) for rows in drawn]
 
 
+def draw_users(data: Interactions, requests: int, seed: int) -> list[Interactions]:
+  """Requests of one user each, with all of their pairs, in random order: ERASE's, but for its order of user ids.
+
+  Raises:
+    ValueError: nobody would be left.
+  """
+  users = np.flatnonzero(data.user_degrees())
+  if requests >= len(users):
+    raise ValueError(f"Expected --requests={requests} below {len(users)}, the number of users there are.")
+  order = np.random.default_rng(seed).permutation(users)[:requests]
+  return [data.select(data.user == user) for user in order]
+
+
+def reference_places(requests: int, references: int) -> list[int]:
+  """After how many requests Retrain trains anew: as many places, evenly spaced, the last of them at the end."""
+  return sorted({max(1, round(requests * number / references)) for number in range(1, references + 1)})
+
+
+def against(points: list[dict[str, float]], references: list[dict[str, float]]) -> list[dict[str, float]]:
+  """The points, with ERASE's RelEff@20 = NDCG@20 ÷ Retrain's where there is a Retrain after as many requests."""
+  known = {point["requests"]: point for point in references}
+  found = []
+  for point in points:
+    ratios = {}
+    if point["requests"] in known:
+      for prefix in ("", "remaining_"):
+        name = f"{prefix}ndcg@20"
+        if name in point and known[point["requests"]][name] > 0:
+          ratios[f"{prefix}releff@20"] = point[name] / known[point["requests"]][name]
+    found.append({**point, **ratios})
+  return found
+
+
 def run_stream(
-  unlearner: Unlearner, key: jax.Array, state: ModelState, requests: list[Interactions], along: Along, every: int,
-  *, progress: bool,
+  unlearner: Unlearner, key: jax.Array, state: ModelState, requests: list[Interactions], along: Along,
+  places: Collection[int], *, progress: bool,
 ) -> dict[str, Any]:  # fmt: skip
-  """All requests in turn; then all of them at once, from the state before."""
+  """All requests in turn, measured after each number of them in `places`; then all at once, from the state before."""
   points, seconds, compiled, now = [], [], [], state
   for number, request in enumerate(tqdm(requests, desc=unlearner.name, disable=not progress), 1):
     start = time.perf_counter()
@@ -94,7 +131,7 @@ def run_stream(
       jax.block_until_ready(jax.tree.leaves(now))
     seconds.append(time.perf_counter() - start)
     compiled += counted
-    if number % every == 0 or number == len(requests):
+    if number in places:
       points.append(along(unlearner.scorer(now), number))
   joint = unlearner.unlearn(key, state, along.forgotten[-1]).state
   return {
@@ -119,7 +156,9 @@ def table(
   """Headings and cells: the end of each stream, the one request of all of it, Retrain and the model before."""
 
   def row(name: str, point: dict[str, float], seconds: str = "–", compiled: str = "–") -> list[str]:
-    return [name, f"{point['pairs']:.0f}", f"{point['ndcg@20']:.4f}", f"{point['auc']:.4f}", seconds, compiled]
+    names = ("ndcg@20", "releff@20", "remaining_ndcg@20", "remaining_releff@20", "auc")
+    numbers = [f"{point[name]:.4f}" if name in point else "–" for name in names]
+    return [name, f"{point['pairs']:.0f}", *numbers, seconds, compiled]
 
   body = [row("Original", before)] + [row("Retrain", point) for point in references]
   for method, found in streams.items():
@@ -127,7 +166,8 @@ def table(
     compiled = str(sum(found["compiled"][1:]))
     body.append(row(_names.display(method), found["points"][-1], f"{np.median(warm):.3f}", compiled))
     body.append(row(f"{_names.display(method)}, at once", found["joint"]))
-  return ["", "pairs", "NDCG@20", "AUC", "median s, warm", "compiled after the first"], body
+  heads = ["", "pairs", "NDCG@20", "RelEff@20", "NDCG@20 of who remains", "RelEff@20 of these", "AUC"]
+  return [*heads, "median s, warm", "compiled after the first"], body
 
 
 def draw(streams: dict[str, Any], references: list[dict[str, float]], path: Path) -> list[Path]:

@@ -6,43 +6,62 @@
 Members are random train pairs, all forgotten in one request; non-members are as many held-out pairs. Three attacks: a
 threshold on the score, a classifier trained on pairs whose membership is known, and a likelihood-ratio attack with
 shadow models, each trained on the retained pairs and a random half of those in question. Exact retraining has to come
-out at 0.5, the original model above. Shadow models are kept below --out: the same command resumes.
+out at 0.5, the original model above.
+
+A method that trains models of its own (shards, groups) is fitted on train by its own recipe, and audited before the
+request (NAME[before]) and after it: at 0.5 afterwards tells nothing if the attack finds nothing before. The shadow
+models are the base model's. Its scores are not those of one model of all data, so that for such a method the likelihood
+ratio is an attack that works as far as both memorise alike, and no bound on one that trains shadows of its kind.
+
+Kept below --out, so that the same command resumes: shadow models, the original model, vectors that partitions are made
+from, and what was found of each method with models of its own (attacks/METHOD.json).
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import json
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
 from absl import flags
 
 from experiments import _audit, _common, _flags, _identity, _names, _report, _results
-from experiments._methods import LIGHTUL, POST_HOC, run_request, settings
+from experiments._methods import CONFIGS as METHOD_CONFIGS
+from experiments._methods import LIGHTUL, METHODS, OWN_FIT, run_request, settings
 from jaxunlearn._validate import check_choice
+from jaxunlearn.base import Embeddings, Scorer
+from jaxunlearn.data.interactions import Interactions
 from jaxunlearn.models import CONFIGS
 from jaxunlearn.recipes import recipe
+from jaxunlearn.unlearn._partitions import pretrained
 from jaxunlearn.unlearn.lightul import LightULConfig
 from jaxunlearn.unlearn.retrain import ModelState, model_scorer
 
 FLAGS = flags.FLAGS
-_METHODS = ("retrain", *LIGHTUL, *POST_HOC)
 _common.data_flags("ml-100k")
 flags.DEFINE_enum("model", "bprmf", list(CONFIGS), "base model")
 flags.DEFINE_list(
-  "methods", ["retrain", "finetune", "ifru", "l2unrank", "lightul", "rownewton"], f"of {', '.join(_METHODS)}"
+  "methods", ["retrain", "finetune", "ifru", "l2unrank", "lightul", "rownewton"], f"of {', '.join(METHODS)}"
 )
 flags.DEFINE_integer("num_shadows", 64, "shadow models, an even number", lower_bound=4)
 flags.DEFINE_integer("num_pairs", 1000, "pairs to be forgotten, and held-out pairs beside them", lower_bound=1)
-flags.DEFINE_integer("epochs", 60, "epochs of every training", lower_bound=1)
+flags.DEFINE_integer("epochs", 60, "epochs of every training of the base model", lower_bound=1)
+flags.DEFINE_integer(
+  "shard_epochs", 0, "epochs of every shard of methods with shards, of every group of LASER; 0: of recipe shards",
+  lower_bound=0,
+)  # fmt: skip
 flags.DEFINE_integer("seed", 0, "of pairs, halves and trainings")
 flags.DEFINE_string("out", "runs/audit", "folder for shadow models' scores, result.json, table and plot")
-flags.DEFINE_boolean("overwrite", False, "remove the shadow models of --out first")
+flags.DEFINE_boolean("overwrite", False, "remove what --out keeps first")
 flags.DEFINE_boolean("quiet", False, "no progress bar, no table")
 _common.define_model_flags()
 _flags.define("lightul", LightULConfig())
-for _name, (_, _config) in POST_HOC.items():
+for _name, _config in METHOD_CONFIGS.items():
   _flags.define(_name, _config)
 
 
@@ -52,7 +71,7 @@ def main(argv: list[str]) -> None:
   out = _results.prepare_out(FLAGS.out)
   _common.use_compilation_cache()
   for method in FLAGS.methods:
-    check_choice("methods", method, _METHODS)
+    check_choice("methods", method, METHODS)
   how = _common.override(recipe(FLAGS.model), FLAGS.model)
   model, config = how.model(FLAGS.model), dataclasses.replace(how.train_config, num_epochs=FLAGS.epochs)
   dataset = _common.load_dataset()
@@ -64,7 +83,7 @@ def main(argv: list[str]) -> None:
     "forget_hash": question.members.digest(),
   }
   if FLAGS.overwrite:
-    _identity.remove(shadows)
+    _identity.remove(shadows, out / "fit", out / "vectors", out / "attacks")
   _identity.claim(shadows, identity)
   progress = not FLAGS.quiet and sys.stderr.isatty()
   key = jax.random.key(FLAGS.seed)
@@ -77,28 +96,45 @@ def main(argv: list[str]) -> None:
     key, model, dataset.train, config, folder=out / "fit", progress=None if progress else False
   )
   state = ModelState(fitted.value.params, dataset.train)
-  audits, utility = {}, {}
+  audits: dict[str, Any] = {}
+  utility: dict[str, Any] = {}
+  methods: dict[str, Any] = {}
 
-  def audit(method: str, scorer: Any, ranked: dict[str, float]) -> None:
+  def attacks(scorer: Scorer) -> dict[str, Any]:
     numbers = _audit.attack(scorer, question, shadow, included, FLAGS.seed)
-    audits[method] = _results.plain(_audit.measure(numbers, chosen, question))
-    utility[method] = ranked
+    return dict(_results.plain(_audit.measure(numbers, chosen, question)))
+
+  def vectors(key: jax.Array, interactions: Interactions) -> Embeddings:
+    return _common.cached_vectors(out / "vectors", lambda: pretrained(key, interactions))
 
   original = model_scorer(model, state)
-  audit("original", original, measure(original)[0])
+  audits["original"], utility["original"] = attacks(original), measure.utility(original)
   for method in sorted(set(FLAGS.methods), key=_names.rank):
     if method in LIGHTUL:
-      method_config: Any = LightULConfig.preset("preserve", FLAGS.model, **_common.present("lightul"))
+      lightul = LightULConfig.preset("preserve", FLAGS.model, **_common.present("lightul"))
+      configs: dict[str, Any] = {"method": lightul}
     else:
-      method_config = settings(method, FLAGS.model, config, _common.present(method)).get("method")
+      configs = settings(method, FLAGS.model, config, _common.present(method), shard_epochs=FLAGS.shard_epochs)
+    methods[method] = configs
+    if method in OWN_FIT:
+      path = out / "attacks" / f"{method}.json"
+      run = functools.partial(
+        _audit.before_and_after, key, method, FLAGS.model, configs, dataset.train, question, measure, attacks,
+        vectors=vectors, progress=None if progress else False,
+      )  # fmt: skip
+      found = _kept(path, {**identity, "method": configs}, run)
+      audits |= found["audit"]
+      utility |= found["utility"]
+      continue
     outcome = run_request(
-      key, method, model, config, state, question.members, measure, chosen=method_config, progress=False
+      key, method, model, config, state, question.members, measure, chosen=configs.get("method"), progress=False
     )
-    audit(method, outcome.scorer, outcome.utility)
+    audits[method], utility[method] = attacks(outcome.scorer), outcome.utility
   result = {
     "schema": _results.SCHEMA,
     "audit": audits,
     "utility": utility,
+    "methods": methods,
     "num_shadows": FLAGS.num_shadows,
     "dataset": dataset.name,
     "model": FLAGS.model,
@@ -109,6 +145,22 @@ def main(argv: list[str]) -> None:
   if not FLAGS.quiet:
     print(_report.text_table(*_audit.table(_by_number(audits)), box=False))
     print("\n".join(map(str, files)), file=sys.stderr)
+
+
+def _kept(path: Path, identity: dict[str, Any], make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+  """What `make` finds, from the file where it is there.
+
+  Raises:
+    ValueError: it is there, of other settings.
+  """
+  if path.exists():
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    _identity.check(path, stored["identity"], identity)
+    return dict(stored["found"])
+  found = make()
+  path.parent.mkdir(parents=True, exist_ok=True)
+  _identity.write_json(path, _results.plain({"identity": identity, "found": found}))
+  return found
 
 
 def _by_number(audits: dict[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from experiments import _audit, _results
+from experiments._common import Measure
+from experiments._methods import settings
 from jaxunlearn.data import SyntheticConfig, generate
 from jaxunlearn.metrics import membership
 from jaxunlearn.models import BPRMFConfig, bprmf
@@ -80,11 +82,31 @@ def test_the_original_is_found_out_and_exact_retraining_is_not(audited):
   assert found["original"]["lira"]["all"]["tpr"][0.01] > 0.9 > 0.2 > found["retrain"]["lira"]["all"]["tpr"][0.01]
 
 
+def test_shards_are_found_out_before_a_request_and_not_after_it(audited):
+  """Of an exact method: its shards overfit on purpose, so that what it says of the members is theirs until they go."""
+  question, shadow, included, _ = audited
+  chosen = _audit.subsets(question, shadow, included)
+  configs = settings("sisa", "bprmf", CONFIG, {"num_shards": 2})
+  configs |= {"shard_model": BPRMFConfig(embedding_dim=16, l2=1e-4), "shard_train": CONFIG}
+
+  def attacks(scorer):
+    return _audit.measure(_audit.attack(scorer, question, shadow, included, seed=0), chosen, question)
+
+  found = _audit.before_and_after(
+    jax.random.key(3), "sisa", "bprmf", configs, DATASET.train, question, Measure(DATASET), attacks, progress=False
+  )
+  assert list(found["audit"]) == list(found["utility"]) == ["sisa[before]", "sisa"]
+  for attack in ("threshold", "trained", "lira"):
+    assert found["audit"]["sisa[before]"][attack]["all"]["auc_interval"][0] > 0.66
+    assert abs(found["audit"]["sisa"][attack]["all"]["auc"] - 0.5) < 0.16  # three standard deviations for 60 of each
+  assert found["utility"]["sisa"]["ndcg@20"] != found["utility"]["sisa[before]"]["ndcg@20"]
+
+
 def test_as_a_command(tmp_path):
   environment = os.environ | {"PYTHONPATH": str(ROOT), "JAXUNLEARN_CACHE": str(tmp_path / "cache")}
   command = (
-    "experiments.audit --dataset=synthetic --methods=retrain,rownewton --num_shadows=4 --num_pairs=50 --epochs=2 "
-    "--bprmf.embedding_dim=4 --out=out"
+    "experiments.audit --dataset=synthetic --methods=retrain,rownewton,sisa --num_shadows=4 --num_pairs=50 --epochs=2 "
+    "--bprmf.embedding_dim=4 --shard_epochs=2 --sisa.num_shards=2 --out=out"
   )
 
   def run(command):
@@ -96,8 +118,24 @@ def test_as_a_command(tmp_path):
   done = run(command)
   assert done.returncode == 0, done.stderr
   result = json.loads((tmp_path / "out" / "result.json").read_text())
-  assert list(result["audit"]) == ["original", "retrain", "rownewton"]
+  methods = ["original", "retrain", "sisa[before]", "sisa", "rownewton"]
+  assert list(result["audit"]) == list(result["utility"]) == methods
+  assert (
+    result["methods"]["sisa"]["shard_train"]["num_epochs"] == result["methods"]["sisa"]["method"]["num_shards"] == 2
+  )
   assert set(result["audit"]["retrain"]["lira"]["all"]["tpr"]) == {"0.001", "0.01"}
-  assert "RowNewton (ours)" in done.stdout and (tmp_path / "out" / "plot.svg").exists()
+  assert (
+    "RowNewton (ours)" in done.stdout and "SISA [before]" in done.stdout and (tmp_path / "out" / "plot.svg").exists()
+  )
+  kept = tmp_path / "out" / "attacks" / "sisa.json"
+  found = json.loads(kept.read_text())
+  found["found"]["utility"]["sisa"]["ndcg@20"] = 7.0  # served again, it was not trained again
+  kept.write_text(json.dumps(found))
+  resumed = run(command.replace("retrain,rownewton,sisa", "sisa"))
+  assert resumed.returncode == 0, resumed.stderr
+  again = json.loads((tmp_path / "out" / "result.json").read_text())
+  assert again["utility"]["sisa"]["ndcg@20"] == 7.0 and again["audit"]["sisa"] == result["audit"]["sisa"]
+  other = run(command.replace("--shard_epochs=2", "--shard_epochs=3"))
+  assert other.returncode == 1 and "num_epochs is 2 there and 3 here" in other.stderr
   refused = run(command.replace("--epochs=2", "--epochs=3"))
   assert refused.returncode == 1 and "num_epochs is 2 there and 3 here" in refused.stderr

@@ -46,6 +46,15 @@ def test_a_stream_has_retrain_and_one_request_of_all_beside_it():
   assert _page_lines.check(plots)
 
 
+def test_a_stream_of_users_has_a_plot_of_those_who_remain():
+  points = [{**point, "remaining_ndcg@20": 0.1} for point in POINTS]
+  stream = {"rownewton": {"points": points, "joint": points[1]}}
+  plots = _curves.of_result({**STREAM, "by": "user", "retrain": points[1:], "stream": stream})
+  wanted = ["NDCG@20", "NDCG@20 of the users who remain", "AUC of the pairs forgotten so far"]
+  assert [plot["y_label"] for plot in plots] == wanted
+  assert plots[1]["series"][1]["y"] == [0.1, 0.1] and _page_lines.check(plots)
+
+
 def test_other_results_are_refused():
   with pytest.raises(ValueError, match="audit or stream"):
     _curves.of_result({"method": "ifru"})

@@ -14,8 +14,10 @@ import pytest
 from experiments import _leave_one_out as leave_one_out
 from experiments import _results
 from experiments import _stream as stream
-from jaxunlearn.data import SyntheticConfig, generate
+from jaxunlearn.data import SyntheticConfig, datasets, generate
+from jaxunlearn.metrics.ranking import evaluate
 from jaxunlearn.models import BPRMFConfig, bprmf
+from jaxunlearn.unlearn.retrain import ModelState, model_scorer
 
 DATA = generate(SyntheticConfig(num_users=40, num_items=30, num_pairs=500, num_clusters=2)).dataset
 ROOT = Path(_results.__file__).parents[1]
@@ -39,6 +41,44 @@ def test_requests_are_disjoint_pairs_of_the_data():
   assert DATA.train.contains(so_far[-1]).all()
   with pytest.raises(ValueError, match="--requests"):
     stream.draw_requests(DATA.train, len(DATA.train), 1, seed=0)
+
+
+def test_a_request_of_a_user_is_all_of_their_pairs():
+  requests = stream.draw_users(DATA.train, 12, seed=0)
+  users = [int(one.user[0]) for one in requests]
+  assert len(set(users)) == 12 and users != sorted(users)
+  for user, one in zip(users, requests, strict=True):
+    np.testing.assert_array_equal(one.keys(), DATA.train.keys()[DATA.train.user == user])
+  assert users != [int(one.user[0]) for one in stream.draw_users(DATA.train, 12, seed=1)]
+  everyone = int((DATA.train.user_degrees() > 0).sum())
+  assert len(stream.draw_users(DATA.train, everyone - 1, seed=0)) == everyone - 1
+  with pytest.raises(ValueError, match=f"--requests={everyone}"):
+    stream.draw_users(DATA.train, everyone, seed=0)
+
+
+@pytest.mark.parametrize(
+  ("requests", "references", "places"),
+  [(50, 4, [12, 25, 38, 50]), (100, 4, [25, 50, 75, 100]), (1, 4, [1]), (7, 0, [])],
+)
+def test_references_end_at_the_end(requests, references, places):
+  assert stream.reference_places(requests, references) == places
+
+
+def test_who_remains_is_ranked_apart_and_compared_with_retrain():
+  requests = stream.draw_users(DATA.train, 12, seed=0)
+  along = stream.Along(DATA, stream.so_far(requests))
+  model = bprmf(BPRMFConfig(embedding_dim=3))
+  state = ModelState(model.init(jax.random.key(0), DATA.num_users, DATA.num_items), DATA.train)
+  point = along(model_scorer(model, state), 5)
+  gone = [int(one.user[0]) for one in requests[:5]]
+  assert set(gone) & set(DATA.test.user.tolist())  # else nobody is left out
+  left = np.setdiff1d(np.flatnonzero(DATA.train.user_degrees()), gone)
+  want = evaluate(model_scorer(model, state), DATA.test, mask=DATA.train, users=left).values["ndcg@20"]
+  assert point["remaining_ndcg@20"] == pytest.approx(want, rel=1e-6) and point["ndcg@20"] != point["remaining_ndcg@20"]
+  half = {**point, "ndcg@20": point["ndcg@20"] / 2, "remaining_ndcg@20": point["remaining_ndcg@20"] / 4}
+  there, elsewhere = stream.against([half, {**half, "requests": 6}], [point])
+  assert (there["releff@20"], there["remaining_releff@20"]) == (pytest.approx(0.5), pytest.approx(0.25))
+  assert elsewhere == {**half, "requests": 6}
 
 
 def test_compilations_are_counted():
@@ -65,6 +105,32 @@ def test_a_stream_as_a_command(tmp_path):
   assert found["stream"]["rownewton"]["joint"]["pairs"] == 20
   assert sum(found["stream"]["rownewton"]["compiled"][1:]) == 0 < found["stream"]["rownewton"]["compiled"][0]
   assert "RowNewton (ours), at once" in out and (tmp_path / "out" / "plot.png").exists()
+
+
+def test_a_stream_of_users_as_a_command(tmp_path):
+  command = (
+    f"stream --dataset=synthetic --by=user --methods=rownewton --requests=5 --every=4 --references=2 {SMALL} --out=out"
+  )
+  code, out, err = run(tmp_path, command)
+  assert code == 0, err
+  found = json.loads((tmp_path / "out" / "result.json").read_text())
+  data = datasets.load("synthetic").train
+  requests = stream.draw_users(data, 5, seed=0)
+  sizes = [int(data.user_degrees()[one.user[0]]) for one in requests]
+  assert found["sizes"] == sizes and found["by"] == "user" and max(sizes) <= 256  # one capacity holds each of them
+  points, retrain = found["stream"]["rownewton"]["points"], found["retrain"]
+  assert [point["requests"] for point in points] == [2, 4, 5] and [point["requests"] for point in retrain] == [2, 5]
+  assert retrain[-1]["pairs"] == sum(sizes) == points[-1]["pairs"]
+  assert found["forget_hash"] == stream.so_far(requests)[-1].digest()
+  for point, reference in ((points[0], retrain[0]), (points[2], retrain[1])):
+    for prefix in ("", "remaining_"):
+      ratio = point[f"{prefix}ndcg@20"] / reference[f"{prefix}ndcg@20"]
+      assert point[f"{prefix}releff@20"] == pytest.approx(ratio) and point["requests"] == reference["requests"]
+  assert "releff@20" not in points[1] and "releff@20" in found["stream"]["rownewton"]["joint"]
+  assert sum(found["stream"]["rownewton"]["compiled"][1:]) == 0
+  assert "RelEff@20" in out
+  code, _, err = run(tmp_path, f"{command} --pairs=3")
+  assert code == 1 and "--by=user" in err
 
 
 def test_the_small_part_holds_the_pairs_of_its_users_and_items(monkeypatch):
