@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 from experiments import _common, _distances, _identity, _results
-from experiments._methods import LIGHTUL, OWN_FIT, Outcome, run_own, run_request, settings
+from experiments._methods import LIGHTUL, OWN_FIT, Outcome, run_own, run_request, settings, variant
 from jaxunlearn import checkpoint
 from jaxunlearn.base import Embeddings, Scorer
 from jaxunlearn.data.dataset import Dataset
@@ -102,15 +102,15 @@ class Cells:
     return self.folder / _label(method, objective) / f"seed{seed}"
 
   def run(self, method: str, seed: int, objective: str = "preserve") -> None:
-    """One cell, unless it is there."""
-    out = self.path(method, seed, objective)
+    """One cell, unless it is there; "l2unrank[hops=2]" is l2unrank with that change, in a folder of that name."""
+    out, label = self.path(method, seed, objective), _label(method, objective)
+    method, _, own = variant(method)
     chosen: dict[str, Any] = {}
     if method in LIGHTUL:
-      chosen = {"lightul": LightULConfig.preset(objective, self.name, **self.lightul)}
+      chosen = {"lightul": LightULConfig.preset(objective, self.name, **{**self.lightul, **own})}
     elif method != "original":
-      chosen = settings(
-        method, self.name, self.config, self.changes.get(method, {}), shard_epochs=self.shard_epochs
-      )  # fmt: skip
+      changes = {**self.changes.get(method, {}), **own}
+      chosen = settings(method, self.name, self.config, changes, shard_epochs=self.shard_epochs)
     if (out / _results.FILE_NAME).exists():
       stored = _results.load_results(out)[0]
       _identity.check(out, stored, {"config": chosen}, {"config": {"lightul": LightULConfig()}})
@@ -124,7 +124,7 @@ class Cells:
       measured = self._request(out, method, seed, chosen.get("lightul", chosen.get("method")))
     identity = dict(self.identity)
     result = _results.make_result(
-      method=_label(method, objective),
+      method=label,
       model=self.name,
       dataset=self.dataset.name,
       seeds=[seed],
@@ -220,7 +220,9 @@ class Cells:
 
 
 def _label(method: str, objective: str) -> str:
-  return f"{method}[{objective}]" if method.startswith("lightul") else method
+  """LightUL's names carry the objective: "lightul[paper]", "lightul[paper+phantom_ratio=0.1]"."""
+  name, text, _ = variant(method)
+  return f"{name}[{'+'.join(filter(None, (objective, text)))}]" if name in LIGHTUL else method
 
 
 def _defaults(recipe: Recipe) -> dict[str, Any]:

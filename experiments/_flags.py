@@ -194,6 +194,28 @@ def define(name: str, config: Config, *, flag_values: flags.FlagValues = flags.F
   return build
 
 
+def parse_fields(config: Any, text: str) -> dict[str, Any]:
+  """ "hops=2+step=1.5" to {"hops": 2, "step": 1.5}, values by the types of the dataclass's fields.
+
+  Raises:
+    ValueError: not `field=value`, no such field, a field twice, or a value of another type.
+  """
+  hints = {field.name: typing.get_type_hints(type(config))[field.name] for field in dataclasses.fields(config)}
+  found: dict[str, Any] = {}
+  for part in text.split("+"):
+    name, equals, value = part.partition("=")
+    if not equals or name not in hints or name in found or not _supported(hints[name]):
+      known = ", ".join(name for name, hint in hints.items() if _supported(hint))
+      raise ValueError(
+        f"Expected field=value+field=value… with fields of {known}, each once, got {part!r} in {text!r}."
+      )
+    try:
+      found[name] = _parse(value, hints[name])
+    except ValueError as error:
+      raise ValueError(f"{part!r} in {text!r}: {error}") from None
+  return found
+
+
 def suggest(flag: str, known: Sequence[str]) -> str | None:
   """The flag that `flag` was probably meant to be: the same last part, else the nearest spelling; or None."""
   last = {name.rsplit(".", 1)[-1]: name for name in reversed(known)}

@@ -23,15 +23,25 @@ NAMES = {
 _DEFAULT = "preserve"  # the objective that goes without saying
 
 
-def rank(method: str) -> tuple[int, bool]:
+def rank(method: str) -> tuple[int, str]:
   """The place of a method in a table: "lightul[paper]" is after "lightul", what is not in `NAMES` comes last."""
-  name, _, variant = method.partition("[")
-  return list(NAMES).index(name) if name in NAMES else len(NAMES), variant not in ("", f"{_DEFAULT}]")
+  name, variant = _parts(method)
+  return list(NAMES).index(name) if name in NAMES else len(NAMES), variant
 
 
 def display(method: str) -> str:
-  """Writes "lightul[paper]" as "LightUL [paper]"; a name that is not in `NAMES` as it is."""
-  name, _, variant = method.partition("[")
+  """Writes "lightul[paper]" as "LightUL [paper]", "l2unrank[hops=2]" as "L2UnRank [hops=2]".
+
+  A name that is not in `NAMES` stays as it is.
+  """
+  name, variant = _parts(method)
   if name not in NAMES:
     return method
-  return NAMES[name] + (f" [{variant}" if variant and variant != f"{_DEFAULT}]" else "")
+  return NAMES[name] + (f" [{variant.replace('+', ', ')}]" if variant else "")
+
+
+def _parts(method: str) -> tuple[str, str]:
+  """The method, and what is in brackets without the default objective."""
+  name, _, inside = method.partition("[")
+  parts = inside.removesuffix("]").split("+")
+  return name, "+".join(part for part in parts if part != _DEFAULT)

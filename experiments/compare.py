@@ -18,7 +18,7 @@ from tqdm import tqdm
 from experiments import _common, _flags, _names, _report, _results
 from experiments._cells import Cells
 from experiments._methods import CONFIGS as METHOD_CONFIGS
-from experiments._methods import METHODS
+from experiments._methods import LIGHTUL, METHODS, variant
 from jaxunlearn._validate import check_choice, check_positive
 from jaxunlearn.models import CONFIGS
 from jaxunlearn.recipes import RECIPES, recipe
@@ -27,7 +27,10 @@ from jaxunlearn.unlearn.lightul import OBJECTIVES, LightULConfig
 FLAGS = flags.FLAGS
 _common.data_flags("synthetic")
 flags.DEFINE_list("models", ["bprmf"], f"base models, of {', '.join(CONFIGS)}")
-flags.DEFINE_list("methods", ["original", "retrain", "lightul-wm", "lightul"], f"of original, {', '.join(METHODS)}")
+flags.DEFINE_list(
+  "methods", ["original", "retrain", "lightul-wm", "lightul"],
+  f"of original, {', '.join(METHODS)}; METHOD[field=value+…] changes its configuration, as l2unrank[hops=2]",
+)  # fmt: skip
 flags.DEFINE_list("objectives", ["preserve"], f"of LightUL: {', '.join(OBJECTIVES)}")
 flags.DEFINE_enum(
   "recipe", "tuned", list(RECIPES), "training recipe; --train.* and --MODEL.* change single values of it"
@@ -54,9 +57,10 @@ def main(argv: list[str]) -> None:
   out = _results.prepare_out(FLAGS.out)
   _common.use_compilation_cache()
   check_positive("seeds", FLAGS.seeds)
-  for name, choices in (("models", CONFIGS), ("methods", ("original", *METHODS)), ("objectives", OBJECTIVES)):
+  for name, choices in (("models", CONFIGS), ("objectives", OBJECTIVES)):
     for value in getattr(FLAGS, name):
       check_choice(name, value, choices)
+  base = {method: variant(method)[0] for method in FLAGS.methods}
   recipes = {name: _common.override(recipe(name, FLAGS.recipe), name) for name in FLAGS.models}
   dataset = _common.load_dataset()
   forget = _common.forget_from_flags(dataset.train, seed=0)
@@ -66,7 +70,7 @@ def main(argv: list[str]) -> None:
     for name in FLAGS.models
     for seed in range(FLAGS.seeds)
     for method in sorted(set(FLAGS.methods), key=_names.rank)  # Retrain before those that are compared with it
-    for objective in (FLAGS.objectives if method.startswith("lightul") else FLAGS.objectives[:1])
+    for objective in (FLAGS.objectives if base[method] in LIGHTUL else FLAGS.objectives[:1])
   ]
   cells: dict[str, Cells] = {}
   hide = FLAGS.quiet or not sys.stderr.isatty()

@@ -19,10 +19,11 @@ from typing import Any
 from absl import flags
 
 from experiments import _flags, _page, _report, _reproductions, _results
+from experiments._tables import TABLES
 from jaxunlearn.data import datasets
 
 FLAGS = flags.FLAGS
-flags.DEFINE_enum("table", None, list(_reproductions.TABLES), "which table", required=True)
+flags.DEFINE_enum("table", None, list(TABLES), "which table", required=True)
 flags.DEFINE_boolean("run", True, "run the parts; --norun makes the table of what is kept in experiments/results")
 flags.DEFINE_list("parts", [], "of the table, all when empty")
 flags.DEFINE_integer("seeds", 0, "number of seeds of every part; 0: the table's own", lower_bound=0)
@@ -62,7 +63,7 @@ def run_parts(table: _reproductions.Table, names: list[str], out: Path) -> list[
 def main(argv: list[str]) -> None:
   """Runs, reads, writes."""
   del argv
-  table = _reproductions.TABLES[FLAGS.table]
+  table = TABLES[FLAGS.table]
   out = _results.prepare_out(Path(FLAGS.out) / FLAGS.table)
   folders = run_parts(table, FLAGS.parts, out) if FLAGS.run else [_KEPT / name for name in table.kept]
   if not folders:

@@ -6,6 +6,10 @@ from pathlib import Path
 import jax
 import pytest
 
+from tests import compiled
+
+jax.config.update("jax_compilation_cache_dir", str(compiled.XLA))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
 

@@ -70,12 +70,23 @@ def make_problem(
     damping=jnp.float32(damping),
     unobserved=jnp.float32(of_family[family]),
   )
+  return problem, _both_sides(model, interactions, retained, forget)
+
+
+def every_row(model: Model, interactions: Interactions, retained: Interactions) -> dict[str, Rows]:
+  """All rows that had a pair before the request, as `make_problem` gives the affected ones."""
+  return _both_sides(model, interactions, retained, interactions)
+
+
+def _both_sides(
+  model: Model, interactions: Interactions, retained: Interactions, pairs: Interactions
+) -> dict[str, Rows]:
+  """The rows of the users and of the items of some pairs."""
   keeps = model.name == "lightgcn"
-  rows = {
-    "user": _rows(degrees[0], degrees[1], forget.user, keeps),
-    "item": _rows(interactions.item_degrees(), retained.item_degrees(), forget.item, keeps),
+  return {
+    "user": _rows(interactions.user_degrees(), retained.user_degrees(), pairs.user, keeps),
+    "item": _rows(interactions.item_degrees(), retained.item_degrees(), pairs.item, keeps),
   }
-  return problem, rows
 
 
 def _item_counts(data: Interactions, weight: np.ndarray, degree: np.ndarray, *, draws: bool) -> np.ndarray:
@@ -87,9 +98,9 @@ def _item_counts(data: Interactions, weight: np.ndarray, degree: np.ndarray, *, 
   return count
 
 
-def _rows(old: np.ndarray, new: np.ndarray, forget: np.ndarray, keeps: bool) -> Rows:
-  """The rows of a request; `keeps`: as many blocks are kept, so the capacity follows the request in powers of two."""
-  index = np.unique(forget)
+def _rows(old: np.ndarray, new: np.ndarray, named: np.ndarray, keeps: bool) -> Rows:
+  """The rows that are named; `keeps`: as many blocks are kept, so the capacity follows the request in powers of two."""
+  index = np.unique(named)
   index = index[np.argsort(-new[index], kind="stable")]
   capacity = capacity_for(index.size) if keeps else -(-old.size // TILE) * TILE
   padded = np.zeros(capacity, np.int32)

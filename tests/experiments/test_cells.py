@@ -9,7 +9,7 @@ import pytest
 
 from experiments import _cells, _common, _identity, _results
 from experiments._cells import Cells
-from experiments._methods import settings
+from experiments._methods import settings, variant
 from jaxunlearn.base import Embeddings, Scorer, inner_product_score
 from jaxunlearn.data import SyntheticConfig, generate, sample_interactions
 from jaxunlearn.models import BPRMFConfig
@@ -229,6 +229,35 @@ def test_settings():
   assert settings("ifru", "bprmf", train, {"user_weight_power": 0.0})["method"].user_weight_power == 0.0
   with pytest.raises(ValueError, match="num_groups"):
     settings("laser", "bprmf", TRAIN, {"num_groups": 0})
+
+
+def test_variants_of_a_method(done, tmp_path):
+  cells = make(copy(done, tmp_path))
+  for method in ("l2unrank", "l2unrank[hops=2+step=0.5]", "lightul[phantom_ratio=0.1+num_epochs=2]"):
+    cells.run(method, 0)
+  found = {
+    path.parent.parent.name: _results.load_results(path)[0] for path in cells.folder.glob("l*/seed0/result.json")
+  }
+  changed = found["l2unrank[hops=2+step=0.5]"]
+  assert changed["method"] == "l2unrank[hops=2+step=0.5]" and changed["config"]["method"]["hops"] == 2
+  assert changed["config"]["method"]["step"] == 0.5 != found["l2unrank"]["config"]["method"]["step"]
+  assert found["l2unrank"]["config"]["method"]["hops"] == 0
+  lightul = found["lightul[preserve+phantom_ratio=0.1+num_epochs=2]"]
+  assert lightul["config"]["lightul"]["phantom_ratio"] == 0.1 and lightul["utility"]["ndcg@20_unwhitened"] > 0
+  assert variant("retrain") == ("retrain", "", {})
+
+
+@pytest.mark.parametrize(
+  "text, words",
+  [
+    ("l2unrank[hop=2]", "'hop=2'"), ("l2unrank[hops=2", "METHOD"), ("retrain[x=1]", "METHOD"), ("ifru[]", "''"),
+    ("l2unrank[hops=two]", "expected int"), ("l2unrank[hops=1+hops=2]", "each once"), ("nothing[x=1]", "methods"),
+    ("lightul[objective=paper]", "--objectives"),
+  ],
+)  # fmt: skip
+def test_what_is_no_variant(text, words):
+  with pytest.raises(ValueError, match=words):
+    variant(text)
 
 
 def test_drawn_pairs():

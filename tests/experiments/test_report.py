@@ -76,15 +76,18 @@ def test_models_and_datasets_get_a_column_where_they_differ():
 
 
 def test_the_order_and_the_names_of_methods():
-  given = ["mine", "lightul[paper]", "lightul[preserve]", "retrain", "lightul-wm[paper]", "original", "ifru"]
+  given = ["mine", "lightul[paper]", "lightul[preserve]", "retrain", "lightul-wm[paper]", "original"]
+  given += ["ifru[x=2]", "ifru", "lightul[preserve+phantom_ratio=0.1+alpha=1.0]"]
   _, body = _report.cells(_report.collect([result(method, (0.5, 0.5), (0.1, 0.1)) for method in given]))
   assert [row[0] for row in body] == [
     "Original",
     "Retrain",
     "IFRU",
+    "IFRU [x=2]",
     "LightUL-WM [paper]",
     "LightUL",
     "LightUL [paper]",
+    "LightUL [phantom_ratio=0.1, alpha=1.0]",
     "mine",
   ]
 

@@ -16,6 +16,7 @@ from experiments import _results
 from experiments._common import draw_pairs
 from jaxunlearn import checkpoint
 from jaxunlearn.data import Interactions, read_pairs, write_lightgcn_text
+from tests import compiled
 
 ROOT = Path(_results.__file__).parents[1]
 TRAIN = "--train.num_epochs=4 --train.eval_every=2 --train.batch_size=128 --bprmf.embedding_dim=8"
@@ -45,7 +46,7 @@ def folder(tmp_path_factory):
 def call(folder):
   """Runs "SCRIPT --flag=value …" and returns (exit code, standard output, standard error)."""
   environment = {name: value for name, value in os.environ.items() if name not in ("JAXUNLEARN_DATA", "PYTHONPATH")}
-  environment |= {"PYTHONPATH": str(ROOT), "JAXUNLEARN_CACHE": str(folder / "cache"), "PYTHONIOENCODING": "utf-8"}
+  environment |= {"PYTHONPATH": str(ROOT), "JAXUNLEARN_CACHE": str(compiled.CACHE), "PYTHONIOENCODING": "utf-8"}
 
   def run(command: str) -> tuple[int, str, str]:
     done = subprocess.run(

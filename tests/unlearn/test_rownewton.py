@@ -153,6 +153,27 @@ def test_a_later_round_solves_the_items_for_the_users_it_has_moved():
     assert np.allclose(new["item"][touched], expected, rtol=1e-4, atol=1e-4) == solved
 
 
+def test_rounds_over_all_rows_end_where_retraining_from_there_ends():
+  """WMF alternates closed forms to a fixed point before; every row is at one of the retained objective afterwards."""
+  data, forget, params = setup(WMF)
+  member, retained = member_of(data), member_of(data.without(forget))
+  users, items = tables(params)
+  for _ in range(1000):
+    users = als_rows(items, member)
+    items = als_rows(users, member.T)
+  params = {**params, "user": jnp.asarray(users, jnp.float32), "item": jnp.asarray(items, jnp.float32)}
+  for scope, solved in (("affected", False), ("all", True)):
+    config = dataclasses.replace(EXACT, num_rounds=300, scope=scope)
+    new_users, new_items = tables(unlearn(KEY, WMF, params, data, forget, config).state.params)
+    kept, wanted = (
+      retained.any(axis=1),
+      np.concatenate([als_rows(new_items, retained), als_rows(new_users, retained.T)]),
+    )
+    found = np.concatenate([new_users, new_items])
+    assert kept.all() and np.allclose(found, wanted, rtol=1e-4, atol=1e-5) == solved
+    assert np.all(np.any(new_users != params["user"], axis=1)) == solved
+
+
 def test_items_solve_wmf_without_the_users_who_have_no_pair_left():
   data, _, params = setup(WMF)
   forget = data.select(np.flatnonzero(data.user == 7))
@@ -293,13 +314,26 @@ def test_the_step_through_a_graph_solves_the_dense_system():
 def test_rows_without_a_forgotten_pair_and_the_tower_are_bitwise_unchanged(name):
   model = MODELS[name]
   data, forget, params = setup(model)
-  result = unlearn(KEY, model, params, data, forget, RowNewtonConfig(num_rounds=2))
+  result = unlearn(KEY, model, params, data, forget, RowNewtonConfig(num_rounds=2, scope="affected"))
   for side, degrees in (("user", forget.user_degrees()), ("item", forget.item_degrees())):
     old, new = np.asarray(params[side]), np.asarray(result.state.params[side])
     assert np.array_equal(old[degrees == 0], new[degrees == 0])
     assert np.all(np.any(old[degrees > 0] != new[degrees > 0], axis=1))
   assert jax.tree.all(jax.tree.map(np.array_equal, params.get("tower"), result.state.params.get("tower")))
   assert result.state.interactions.digest() == data.without(forget).digest()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_second_round_over_all_rows_moves_those_that_the_request_does_not_name(name):
+  model = MODELS[name]
+  data, forget, params = setup(model, count=3)
+  result = unlearn(KEY, model, params, data, forget, RowNewtonConfig(num_rounds=2, scope="all"))
+  for side in ("user", "item"):
+    degrees, named = (getattr(pairs, f"{side}_degrees")() > 0 for pairs in (data, forget))
+    moved = np.any(np.asarray(params[side]) != np.asarray(result.state.params[side]), axis=1)
+    # A row stays only where no row moved that its pairs and its draws compare it with.
+    assert moved[named].all() and np.mean(moved[degrees & ~named]) > 0.5 and not moved[~degrees].any()
+    assert np.all(np.isfinite(result.state.params[side]))
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -1,0 +1,142 @@
+"""The papers' tables and figures: what is run for each of them, and where its results are kept."""
+
+from __future__ import annotations
+
+from experiments._reproductions import Part, Table
+
+_POST_HOC = "original,retrain,finetune,gradient-ascent,ifru,l2unrank,rownewton,lightul-wm,lightul"
+_OWN = "sisa,receraser-ubp,laser"
+_SPARSE = ("--epochs=60", "--train.num_negatives=4", "--train.batch_size=8192", "--train.learning_rate=4e-3")
+
+
+def _lightul(kind: str) -> dict[str, Part]:
+  """LightUL's comparison on one kind of forget set: ml-1m, for pairs also gowalla and yelp2018."""
+  pairs = kind == "intr"
+  parts = {
+    f"ml-1m-{model}": Part(
+      flags=(
+        "--dataset=ml-1m",
+        f"--models={model}",
+        f"--epochs={epochs}",
+        f"--methods={_POST_HOC}",
+        f"--forget=$D/ml-1m/forget/{kind}_0.01.txt",
+      ),
+      seeds=seeds,
+    )  # fmt: skip
+    for model, epochs, seeds in (("bprmf", 120, 5), ("wmf", 70, 5), ("lightgcn", 150, 2))
+  }
+  parts["ml-1m-neumf"] = Part(
+    flags=("--dataset=ml-1m", "--models=neumf", "--epochs=20",
+           "--methods=original,retrain,finetune,gradient-ascent,ifru,l2unrank,rownewton",
+           f"--forget=$D/ml-1m/forget/{kind}_0.01.txt"),
+    seeds=2,
+  )  # fmt: skip
+  if pairs:
+    parts["ml-1m-bprmf-shards"] = Part(
+      flags=("--dataset=ml-1m", "--models=bprmf", "--epochs=120", f"--methods=original,retrain,{_OWN}",
+             "--forget=$D/ml-1m/forget/intr_0.01.txt"),
+      seeds=2,
+    )  # fmt: skip
+    for dataset in ("gowalla", "yelp2018"):
+      parts[f"{dataset}-bprmf"] = Part(
+        flags=(f"--dataset={dataset}", "--models=bprmf", *_SPARSE, f"--methods={_POST_HOC},{_OWN}",
+               f"--forget=$D/{dataset}/forget/intr_0.01.txt"),
+        seeds=1,
+      )  # fmt: skip
+  return parts
+
+
+def _receraser(model: str, epochs: int, seeds: int, *more: str) -> Part:
+  methods = "original,retrain,sisa,grapheraser,receraser,receraser-released,receraser-ubp"
+  return Part(
+    flags=("--dataset=ml-1m-receraser", f"--models={model}", f"--epochs={epochs}", "--pairs=1", f"--methods={methods}",
+           *more),
+    seeds=seeds,
+  )  # fmt: skip
+
+
+_PHANTOMS = ",".join(f"lightul[phantom_ratio={ratio}]" for ratio in (0.1, 0.2, 0.4, 0.6, 0.8))
+_HOPS = "l2unrank[hops=0],l2unrank[hops=1],l2unrank[hops=2]"
+
+
+def _l2unrank(ratio: float) -> Table:
+  """L2UnRank's hops at one ratio of random pairs."""
+  return Table(
+    title=f"L2UnRank: {100 * ratio:g} % of the interactions of ml-1m forgotten, scopes of 0, 1 and 2 hops",
+    metrics=("utility.ndcg@20", "completeness.auc", "completeness.outside@20", "completeness.outside@50",
+             "completeness.rank_shift", "efficiency.unlearn_seconds"),
+    parts={
+      model: Part(
+        flags=("--dataset=ml-1m", f"--models={model}", f"--epochs={epochs}", f"--ratio={ratio}",
+               f"--methods=original,retrain,{more}{_HOPS},rownewton"),
+        seeds=seeds,
+      )
+      for model, epochs, seeds, more in (
+        ("wmf", 70, 2, "ifru,"), ("neumf", 20, 1, ""), ("lightgcn", 60, 1, "ifru,"),
+      )
+    },
+    kept=(f"l2unrank/{ratio}",),
+  )  # fmt: skip
+
+
+_FORGOTTEN = ("utility.ndcg@20", "completeness.auc", "completeness.outside@50", "completeness.rank_shift")
+_LIGHTUL = ("utility.ndcg@20", "utility.ndcg@50", "completeness.auc", "efficiency.unlearn_seconds")
+TABLES: dict[str, Table] = {
+  "receraser-3": Table(
+    title="RecEraser, tables 3 and 4: K = 10 shards after a request of one pair, ml-1m",
+    metrics=("utility.recall@20", "utility.ndcg@20", "efficiency.unlearn_seconds"),
+    parts={
+      "bprmf": _receraser("bprmf", 90, 5),
+      # Ten weights over Gram matrices of 640 columns: twenty epochs take longer than all else and move nothing.
+      "wmf": _receraser("wmf", 130, 5, "--grapheraser.aggregate.train.num_epochs=2"),
+      "lightgcn": _receraser("lightgcn", 60, 2),
+    },
+    kept=("shards",),
+    paper="receraser",
+  ),
+  "lightul-interactions": Table(
+    title="LightUL, tables 2, 3 and 4: 1 % of the interactions forgotten", metrics=_LIGHTUL, parts=_lightul("intr"),
+    kept=("influence/b554f0c3", "influence/ce1caaf5", "influence/a1b240ba"), paper="lightul",
+  ),
+  "lightul-users": Table(
+    title="LightUL: 1 % of the users forgotten", metrics=_FORGOTTEN, parts=_lightul("user"),
+    kept=("influence/a7a95012",),
+  ),
+  "lightul-items": Table(
+    title="LightUL: 1 % of the items forgotten", metrics=_FORGOTTEN, parts=_lightul("item"),
+    kept=("influence/047b6dee",),
+  ),
+  "lightul-phantoms": Table(
+    title="LightUL, figure 3: phantom users, as a share of the users",
+    metrics=(*_LIGHTUL, "utility.ndcg@20_unwhitened"),
+    parts={
+      "ml-1m-bprmf": Part(
+        flags=("--dataset=ml-1m", "--models=bprmf", "--epochs=120", f"--methods=original,retrain,{_PHANTOMS}",
+               "--forget=$D/ml-1m/forget/intr_0.01.txt"),
+        seeds=3,
+      ),
+    },
+    kept=("phantoms/b554f0c3",),
+  ),
+  "lightul-as-published": Table(
+    title="LightUL with its own training recipe; utility as served, and as published: of the vectors before whitening",
+    metrics=("utility.ndcg@20", "utility.ndcg@20_unwhitened", "completeness.auc", "efficiency.unlearn_seconds"),
+    parts={
+      "ml-1m-bprmf": Part(
+        flags=("--dataset=ml-1m", "--models=bprmf", "--recipe=lightul", "--epochs=300",
+               "--methods=original,retrain,ifru,l2unrank,rownewton,lightul-wm,lightul",
+               "--objectives=preserve,paper,released", "--forget=$D/ml-1m/forget/intr_0.01.txt"),
+        seeds=1,
+      ),
+    },
+    kept=("as-published/b554f0c3",), paper="lightul",
+  ),
+  **{f"l2unrank-{100 * ratio:g}": _l2unrank(ratio) for ratio in (0.01, 0.025, 0.05, 0.1)},
+  "synthetic": Table(
+    title="No paper's: synthetic data, to see in a minute that all of this works", metrics=_FORGOTTEN[:2],
+    parts={
+      "bprmf": Part(flags=("--dataset=synthetic", "--methods=original,retrain,rownewton", "--epochs=3"), seeds=2),
+    },
+    kept=(),
+  ),
+}  # fmt: skip
