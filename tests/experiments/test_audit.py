@@ -18,6 +18,7 @@ from jaxunlearn.metrics import membership
 from jaxunlearn.models import BPRMFConfig, bprmf
 from jaxunlearn.train import TrainConfig, fit
 from jaxunlearn.unlearn.retrain import ModelState, model_scorer
+from tests import compiled
 
 ROOT = Path(_results.__file__).parents[1]
 DATASET = generate(SyntheticConfig(num_users=60, num_items=50, num_pairs=1500, num_clusters=3)).dataset
@@ -103,7 +104,7 @@ def test_shards_are_found_out_before_a_request_and_not_after_it(audited):
 
 
 def test_as_a_command(tmp_path):
-  environment = os.environ | {"PYTHONPATH": str(ROOT), "JAXUNLEARN_CACHE": str(tmp_path / "cache")}
+  environment = os.environ | {"PYTHONPATH": str(ROOT), "JAXUNLEARN_CACHE": str(compiled.CACHE)}
   command = (
     "experiments.audit --dataset=synthetic --methods=retrain,rownewton,sisa --num_shadows=4 --num_pairs=50 --epochs=2 "
     "--bprmf.embedding_dim=4 --shard_epochs=2 --sisa.num_shards=2 --out=out"

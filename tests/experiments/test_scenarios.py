@@ -16,6 +16,7 @@ from jaxunlearn.data import datasets
 from jaxunlearn.data.scenarios import bandwagon
 from jaxunlearn.models import BPRMFConfig, bprmf
 from jaxunlearn.train import TrainConfig, fit
+from tests import compiled
 
 ROOT = Path(_results.__file__).parents[1]
 SMALL = "--train.batch_size=256 --bprmf.embedding_dim=8 --seeds=1 --quiet"
@@ -51,7 +52,7 @@ def script(folder, flags, data="data"):
   return subprocess.run(
     [sys.executable, "-m", "experiments.scenarios", f"--data_dir={data}", *flags.split()], cwd=folder, check=False,
     capture_output=True, text=True, encoding="utf-8", timeout=300,
-    env=environment | {"PYTHONPATH": str(ROOT), "JAXUNLEARN_CACHE": str(folder / "cache")},
+    env=environment | {"PYTHONPATH": str(ROOT), "JAXUNLEARN_CACHE": str(compiled.CACHE)},
   )  # fmt: skip
 
 

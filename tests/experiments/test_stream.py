@@ -18,6 +18,7 @@ from jaxunlearn.data import SyntheticConfig, datasets, generate
 from jaxunlearn.metrics.ranking import evaluate
 from jaxunlearn.models import BPRMFConfig, bprmf
 from jaxunlearn.unlearn.retrain import ModelState, model_scorer
+from tests import compiled
 
 DATA = generate(SyntheticConfig(num_users=40, num_items=30, num_pairs=500, num_clusters=2)).dataset
 ROOT = Path(_results.__file__).parents[1]
@@ -25,7 +26,7 @@ SMALL = "--train.num_epochs=3 --train.batch_size=128 --bprmf.embedding_dim=4"
 
 
 def run(tmp_path, command):
-  environment = os.environ | {"PYTHONPATH": str(ROOT), "JAXUNLEARN_CACHE": str(tmp_path / "cache")}
+  environment = os.environ | {"PYTHONPATH": str(ROOT), "JAXUNLEARN_CACHE": str(compiled.CACHE)}
   done = subprocess.run(
     [sys.executable, "-m", *f"experiments.{command}".split()],
     capture_output=True, text=True, timeout=300, cwd=tmp_path, env=environment, check=False,
