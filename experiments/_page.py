@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,30 +29,50 @@ _LEAD = (
 )
 
 
+_REQUEST = ("by", "selection", "ratio", "pairs", "scenario", "category", "share")  # flags that say what is forgotten
+
+
 class Section(NamedTuple):
-  """One dataset, model and forget set."""
+  """One dataset, model, training recipe and forget set."""
 
   dataset: str
   model: str
   results: list[Mapping[str, Any]]
-  forget: str  # start of the forget set's hash where a dataset and model have several; else ""
+  forget: str  # which, where a dataset and model have several; else ""
 
   @property
   def name(self) -> str:
     """Its heading."""
-    return f"{self.model} on {self.dataset}" + (f", forget set {self.forget}" if self.forget else "")
+    recipe = _recipe(self.results[0])
+    trained = f", recipe {recipe}" if recipe not in ("", "tuned") else ""
+    return f"{self.model} on {self.dataset}{trained}" + (f", forget set {self.forget}" if self.forget else "")
+
+
+def _recipe(result: Mapping[str, Any]) -> str:
+  return str((result.get("config") or {}).get("recipe") or "")
+
+
+def _forget_name(results: Sequence[Mapping[str, Any]]) -> str:
+  """What the commands say of the forget set: its file's name, or the flags that drew it; then its hash's start."""
+  named = next((r for r in results if r.get("forget_hash")), None)
+  if named is None:
+    return "none"
+  words = [word[2:].partition("=") for word in shlex.split(str(named.get("command") or "")) if word.startswith("--")]
+  flags = {name: value for name, _, value in words if value}
+  said = [Path(flags["forget"]).stem] if "forget" in flags else [f"{n} {flags[n]}" for n in _REQUEST if n in flags]
+  return f"{' '.join(said)} ({str(named['forget_hash'])[:8]})" if said else str(named["forget_hash"])[:12]
 
 
 def sections_of(results: Sequence[Mapping[str, Any]]) -> list[Section]:
-  """A section for each dataset and model, in order of appearance; several where a seed has several forget sets.
+  """A section for each dataset, model and recipe, in order of appearance; several where a seed has several forget sets.
 
   A result without a forget set (`experiments.fit`) belongs to the forget set of the others where there is but one.
   """
-  groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+  groups: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
   for result in results:
-    groups.setdefault((str(result["dataset"]), str(result["model"])), []).append(result)
+    groups.setdefault((str(result["dataset"]), str(result["model"]), _recipe(result)), []).append(result)
   sections = []
-  for (dataset, model), members in groups.items():
+  for (dataset, model, _), members in groups.items():
     sets = list(dict.fromkeys((m.get("data_hash"), m.get("forget_hash")) for m in members))
     of_seed: dict[int, set[Any]] = {}
     for member in members:
@@ -65,7 +86,7 @@ def sections_of(results: Sequence[Mapping[str, Any]]) -> list[Section]:
     else:
       for pair in sets:
         part = [m for m in members if (m.get("data_hash"), m.get("forget_hash")) == pair]
-        sections.append(Section(dataset, model, part, (str(pair[1])[:12] if pair[1] else "none")))
+        sections.append(Section(dataset, model, part, _forget_name(part)))
   return sections
 
 

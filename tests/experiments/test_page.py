@@ -130,6 +130,26 @@ def test_a_large_page_is_small():
   assert len(_page.page(results, title="All", curves=[roc]).encode()) < 300_000
 
 
+@pytest.mark.parametrize(
+  ("flags", "name"),
+  [
+    ("--forget=/data/toy/forget/intr_0.01.txt --ratio=0.5", "intr_0.01 (eeeeeeee)"),
+    ("--by=user --selection=core --ratio=0.05 --seeds=5", "by user selection core ratio 0.05 (eeeeeeee)"),
+    ("--seeds=5", "e" * 12),
+  ],
+)
+def test_a_forget_set_is_named_as_the_command_names_it(flags, name):
+  command = f"python -m experiments.compare {flags}"
+  other = [result("retrain", (0.2, 0.2), (0.6, 0.6), forget_hash="e" * 64, command=command)]
+  assert [s.forget for s in _page.sections_of([*RESULTS, *other])] == ["f" * 12, name]
+
+
+def test_another_recipe_is_another_section():
+  published = [result("retrain", (0.2, 0.2), (0.6, 0.6), config={"recipe": "lightul"})]
+  tuned = [result("retrain", (0.3, 0.3), (0.5, 0.5), config={"recipe": "tuned"})]
+  assert [s.name for s in _page.sections_of(tuned + published)] == ["bprmf on toy", "bprmf on toy, recipe lightul"]
+
+
 def test_forget_sets_that_differ_get_sections():
   other = [result(method, (0.2, 0.2), (0.6, 0.6), forget_hash="e" * 64) for method in ("original", "retrain")]
   sections = _page.sections_of([*RESULTS, *other])
