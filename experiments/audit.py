@@ -32,7 +32,7 @@ from absl import flags
 
 from experiments import _audit, _common, _flags, _identity, _names, _report, _results
 from experiments._methods import CONFIGS as METHOD_CONFIGS
-from experiments._methods import LIGHTUL, METHODS, OWN_FIT, run_request, settings
+from experiments._methods import LIGHTUL, METHODS, OWN_FIT, run_request, settings, variant
 from jaxunlearn._validate import check_choice
 from jaxunlearn.base import Embeddings, Scorer
 from jaxunlearn.data.interactions import Interactions
@@ -46,8 +46,9 @@ FLAGS = flags.FLAGS
 _common.data_flags("ml-100k")
 flags.DEFINE_enum("model", "bprmf", list(CONFIGS), "base model")
 flags.DEFINE_list(
-  "methods", ["retrain", "finetune", "ifru", "l2unrank", "lightul", "rownewton"], f"of {', '.join(METHODS)}"
-)
+  "methods", ["retrain", "finetune", "ifru", "l2unrank", "lightul", "rownewton"],
+  f"of {', '.join(METHODS)}; METHOD[field=value+…] changes its configuration, as l2unrank[hops=2]",
+)  # fmt: skip
 flags.DEFINE_integer("num_shadows", 64, "shadow models, an even number", lower_bound=4)
 flags.DEFINE_integer("num_pairs", 1000, "pairs to be forgotten, and held-out pairs beside them", lower_bound=1)
 flags.DEFINE_integer("epochs", 60, "epochs of every training of the base model", lower_bound=1)
@@ -71,7 +72,7 @@ def main(argv: list[str]) -> None:
   out = _results.prepare_out(FLAGS.out)
   _common.use_compilation_cache()
   for method in FLAGS.methods:
-    check_choice("methods", method, METHODS)
+    check_choice("methods", variant(method)[0], METHODS)
   how = _common.override(recipe(FLAGS.model), FLAGS.model)
   model, config = how.model(FLAGS.model), dataclasses.replace(how.train_config, num_epochs=FLAGS.epochs)
   dataset = _common.load_dataset()
@@ -109,27 +110,29 @@ def main(argv: list[str]) -> None:
 
   original = model_scorer(model, state)
   audits["original"], utility["original"] = attacks(original), measure.utility(original)
-  for method in sorted(set(FLAGS.methods), key=_names.rank):
+  for label in sorted(set(FLAGS.methods), key=_names.rank):
+    method, _, own = variant(label)
     if method in LIGHTUL:
-      lightul = LightULConfig.preset("preserve", FLAGS.model, **_common.present("lightul"))
+      lightul = LightULConfig.preset("preserve", FLAGS.model, **{**_common.present("lightul"), **own})
       configs: dict[str, Any] = {"method": lightul}
     else:
-      configs = settings(method, FLAGS.model, config, _common.present(method), shard_epochs=FLAGS.shard_epochs)
-    methods[method] = configs
+      changes = {**_common.present(method), **own}
+      configs = settings(method, FLAGS.model, config, changes, shard_epochs=FLAGS.shard_epochs)
+    methods[label] = configs
     if method in OWN_FIT:
-      path = out / "attacks" / f"{method}.json"
+      path = out / "attacks" / f"{label}.json"
       run = functools.partial(
         _audit.before_and_after, key, method, FLAGS.model, configs, dataset.train, question, measure, attacks,
         vectors=vectors, progress=None if progress else False,
       )  # fmt: skip
       found = _kept(path, {**identity, "method": configs}, run)
-      audits |= found["audit"]
-      utility |= found["utility"]
+      audits |= {name.replace(method, label, 1): value for name, value in found["audit"].items()}
+      utility |= {name.replace(method, label, 1): value for name, value in found["utility"].items()}
       continue
     outcome = run_request(
       key, method, model, config, state, question.members, measure, chosen=configs.get("method"), progress=False
     )
-    audits[method], utility[method] = attacks(outcome.scorer), outcome.utility
+    audits[label], utility[label] = attacks(outcome.scorer), outcome.utility
   result = {
     "schema": _results.SCHEMA,
     "audit": audits,
