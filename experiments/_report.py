@@ -27,6 +27,7 @@ DEFAULT_COLUMNS = (
 )
 _LABELS = {
   "auc": "AUC",
+  "ndcg@20_unwhitened": "NDCG@20 as published",
   "auc_distance": "|AUC − Retrain|",
   "rank_shift": "rank shift",
   "spearman": "Spearman",
@@ -136,9 +137,11 @@ def _with_distance(row: Row, rows: Sequence[Row]) -> Row:
 def label(metric: str) -> str:
   """Column heading of a metric: "utility.ndcg@20" is "NDCG@20"."""
   name = metric.partition(".")[2] or metric
+  if name in _LABELS:
+    return _LABELS[name]
   if "@" in name:
     return name.upper() if name.startswith(("ndcg", "hr")) else name.capitalize()
-  return _LABELS.get(name, name.replace("_", " "))
+  return name.replace("_", " ")
 
 
 def shown_value(row: Row, metric: str) -> tuple[float, float]:

@@ -111,12 +111,13 @@ TABLES: dict[str, Table] = {
     metrics=(*_LIGHTUL, "utility.ndcg@20_unwhitened"),
     parts={
       "ml-1m-bprmf": Part(
-        flags=("--dataset=ml-1m", "--models=bprmf", "--epochs=120", f"--methods=original,retrain,{_PHANTOMS}",
-               "--forget=$D/ml-1m/forget/intr_0.01.txt"),
+        flags=("--dataset=ml-1m", "--models=bprmf", "--epochs=120", "--forget=$D/ml-1m/forget/intr_0.01.txt",
+               f"--methods=original,retrain,lightul-wm,{_PHANTOMS}"),
         seeds=3,
       ),
     },
-    kept=("phantoms/b554f0c3",),
+    kept=("phantoms/b554f0c3", "influence/b554f0c3/ml-1m/bprmf/original", "influence/b554f0c3/ml-1m/bprmf/retrain",
+          "influence/b554f0c3/ml-1m/bprmf/lightul-wm[preserve]"),
   ),
   "lightul-as-published": Table(
     title="LightUL with its own training recipe; utility as served, and as published: of the vectors before whitening",
@@ -124,7 +125,7 @@ TABLES: dict[str, Table] = {
     parts={
       "ml-1m-bprmf": Part(
         flags=("--dataset=ml-1m", "--models=bprmf", "--recipe=lightul", "--epochs=300",
-               "--methods=original,retrain,ifru,l2unrank,rownewton,lightul-wm,lightul",
+               "--methods=original,retrain,ifru,l2unrank,lightul-wm,lightul",
                "--objectives=preserve,paper,released", "--forget=$D/ml-1m/forget/intr_0.01.txt"),
         seeds=1,
       ),

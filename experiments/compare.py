@@ -18,7 +18,7 @@ from tqdm import tqdm
 from experiments import _common, _flags, _names, _report, _results
 from experiments._cells import Cells
 from experiments._methods import CONFIGS as METHOD_CONFIGS
-from experiments._methods import LIGHTUL, METHODS, variant
+from experiments._methods import LIGHTUL, METHODS, POST_HOC, variant
 from jaxunlearn._validate import check_choice, check_positive
 from jaxunlearn.models import CONFIGS
 from jaxunlearn.recipes import RECIPES, recipe
@@ -62,6 +62,9 @@ def main(argv: list[str]) -> None:
       check_choice(name, value, choices)
   base = {method: variant(method)[0] for method in FLAGS.methods}
   recipes = {name: _common.override(recipe(name, FLAGS.recipe), name) for name in FLAGS.models}
+  for name, how in recipes.items():
+    for method in set(base.values()) & POST_HOC.keys():
+      POST_HOC[method][0](how.model(name), how.train_config)  # raises where it is not defined: now, not after hours
   dataset = _common.load_dataset()
   forget = _common.forget_from_flags(dataset.train, seed=0)
   measure = _common.Measure(dataset, forget)

@@ -217,6 +217,7 @@ def test_wrong_input_is_one_line(fitted, call_all, folder):
     "shards --dataset=ml-1m --data_dir=data --num_shards=0 --out=runs/never": ["num_shards=0"],
     "unlearn --run=runs/a --out=runs/a": ["another folder than --run"],
     "compare --methods=original,retain --out=runs/never": ["'retain'", "'retrain'"],
+    "compare --recipe=lightul --methods=original,rownewton --out=runs/never": ["convex loss", "'double_sigmoid'"],
   }
   for command, (code, out, err) in call_all(wrong).items():
     assert (code, out) == (1, ""), (command, err)
