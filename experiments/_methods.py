@@ -106,6 +106,8 @@ def settings(
     config = IFRUConfig.preset(model)
   elif method == "l2unrank":
     config = L2UnRankConfig.preset(model, train)
+  elif method == "rownewton":
+    config = RowNewtonConfig.preset(model, train)
   config = replace_dotted(config, changes)
   if shards is not None:
     how = dataclasses.replace(shards.train_config, num_epochs=shard_epochs or shards.train_config.num_epochs)

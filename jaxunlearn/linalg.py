@@ -165,7 +165,7 @@ class _Carry(NamedTuple):
   x: Tree
   residual: Tree
   direction: Tree
-  rho: jax.Array  # residualᵀ M residual
+  rho: jax.Array  # residualᵀ M residual of the pass before; infinity at first, so that no direction is carried on
   size: jax.Array  # ‖residual‖; after the last pass that of x itself
   iterations: jax.Array
   code: jax.Array
@@ -218,29 +218,29 @@ def conjugate_gradient(
   if x0 is not None:
     start = jax.tree.map(lambda given: jnp.where(scale > 0, given, 0.0), x0)  # the answer to rhs = 0 needs no search
     residual = add_scaled(rhs, jnp.asarray(-1.0), apply(start))
-  direction = precondition(residual)
-  rho, size = dot(residual, direction), norm(residual)
+  size = norm(residual)
 
-  def status(rho: jax.Array, size: jax.Array, iterations: jax.Array) -> jax.Array:
+  def status(size: jax.Array, iterations: jax.Array) -> jax.Array:
     code = jnp.where(iterations >= max_iterations, ITERATION_LIMIT, _RUNNING)
     code = jnp.where(size <= tolerance * scale, CONVERGED, code)
-    return jnp.where(jnp.isfinite(size) & jnp.isfinite(rho), code, NON_FINITE).astype(jnp.int32)
+    return jnp.where(jnp.isfinite(size), code, NON_FINITE).astype(jnp.int32)
 
   def step(carry: _Carry) -> _Carry:
     # The last pass checks x instead of searching on: in the loop, so that the product is compiled once.
     ended = carry.code != _RUNNING
-    vector = jax.tree.map(lambda x, p: jnp.where(ended, x, p), carry.x, carry.direction)
+    preconditioned = jax.lax.cond(ended, lambda residual: residual, precondition, carry.residual)
+    rho = dot(carry.residual, preconditioned)
+    direction = add_scaled(preconditioned, rho / carry.rho, carry.direction)
+    vector = jax.tree.map(lambda x, p: jnp.where(ended, x, p), carry.x, direction)
     moved = apply(vector)
     true = norm(add_scaled(rhs, jnp.asarray(-1.0), moved))
     bent = dot(vector, moved)
     curvature = bent / dot(vector, vector)
-    length = carry.rho / jnp.where(bent == 0, 1.0, bent)  # 0 is negative curvature, not infinity
-    x = add_scaled(carry.x, length, carry.direction)
+    length = rho / jnp.where(bent == 0, 1.0, bent)  # 0 is negative curvature, not infinity
+    x = add_scaled(carry.x, length, direction)
     residual = add_scaled(carry.residual, -length, moved)
-    preconditioned = precondition(residual)
-    rho, size = dot(residual, preconditioned), norm(residual)
-    direction = add_scaled(preconditioned, rho / carry.rho, carry.direction)
-    code = status(rho, size, carry.iterations + 1)
+    size = norm(residual)
+    code = status(size, carry.iterations + 1)
     code = jnp.where(bent <= 0, NEGATIVE_CURVATURE, code)
     code = jnp.where(jnp.isfinite(bent) & jnp.isfinite(dot(x, x)), code, NON_FINITE)
     sound = ~ended & (code != NEGATIVE_CURVATURE) & (code != NON_FINITE)
@@ -261,11 +261,11 @@ def conjugate_gradient(
   initial = _Carry(
     x=start,
     residual=residual,
-    direction=direction,
-    rho=rho,
+    direction=jax.tree.map(jnp.zeros_like, residual),
+    rho=jnp.full_like(size, jnp.inf),
     size=size,
     iterations=zero,
-    code=status(rho, size, zero),
+    code=status(size, zero),
     curvature=jnp.full_like(size, jnp.inf),
     checked=jnp.asarray(False),
   )

@@ -148,6 +148,19 @@ def test_preconditioners_solve_their_own_matrix_in_one_step(x64):
     np.testing.assert_allclose(ravel_pytree(helped.x)[0], ravel_pytree(plain.x)[0], rtol=1e-7)
 
 
+def test_the_preconditioner_is_applied_once_an_iteration(x64):
+  applied, matrix, rhs = [], jnp.diag(jnp.arange(1.0, 9.0)), jnp.ones(8)
+
+  def precondition(residual):
+    jax.debug.callback(lambda: applied.append(1))
+    return residual
+
+  result = linalg.conjugate_gradient(lambda v: matrix @ v, rhs, preconditioner=precondition, max_iterations=3)
+  jax.block_until_ready(result.x)
+  jax.effects_barrier()
+  assert len(applied) == int(result.iterations) == 3  # the product that checks the last iterate needs none
+
+
 def test_rows_without_curvature_are_left_as_they_are_by_the_preconditioners():
   residual = jnp.asarray([[1.0, 2.0], [3.0, 4.0]])
   blocks = jnp.stack([jnp.eye(2) * 2, jnp.zeros((2, 2))])

@@ -10,7 +10,7 @@ import numpy as np
 
 from jaxunlearn.base import Model, Params
 from jaxunlearn.data.interactions import Interactions, capacity_for
-from jaxunlearn.unlearn._rownewton import TILE, Rows
+from jaxunlearn.unlearn._rownewton_sums import TILE, Rows
 from jaxunlearn.unlearn._rownewton_terms import Problem
 
 FAMILIES = {"bprmf": "bpr", "lightgcn": "bpr", "neumf": "bce", "wmf": "squares"}
@@ -98,11 +98,18 @@ def _item_counts(data: Interactions, weight: np.ndarray, degree: np.ndarray, *, 
   return count
 
 
+def _quarter_capacity(count: int) -> int:
+  """The smallest of 4/4, 5/4, 6/4, 7/4 of a power of two that holds `count`, in whole tiles."""
+  step = max(capacity_for(count) // 8, TILE)
+  return -(-max(count, 1) // step) * step
+
+
 def _rows(old: np.ndarray, new: np.ndarray, named: np.ndarray, keeps: bool) -> Rows:
-  """The rows that are named; `keeps`: as many blocks are kept, so the capacity follows the request in powers of two."""
+  """The rows that are named; `keeps`: as many blocks are kept, so the capacity follows the request, at most 25 % above
+  (powers of two would be up to 100 %)."""
   index = np.unique(named)
   index = index[np.argsort(-new[index], kind="stable")]
-  capacity = capacity_for(index.size) if keeps else -(-old.size // TILE) * TILE
+  capacity = _quarter_capacity(index.size) if keeps else -(-old.size // TILE) * TILE
   padded = np.zeros(capacity, np.int32)
   padded[: index.size] = index
   fresh = jnp.asarray((new == 0) & (old > 0))

@@ -13,7 +13,7 @@ from flax import struct
 from jaxunlearn.base import Embeddings, Params
 from jaxunlearn.data.interactions import PaddedInteractions
 from jaxunlearn.losses import row_sum
-from jaxunlearn.sampling import sample_negatives
+from jaxunlearn.unlearn._rownewton_draws import draw_absent
 
 _PAIRS = 256  # forgotten pairs a step
 _POSITIVES = 64  # retained pairs of a user that a forgotten item, now a possible negative, is set against
@@ -27,7 +27,8 @@ class Static(NamedTuple):
   family: str  # "bpr", "bce", "squares"
   score: Callable[[Params, jax.Array, jax.Array], jax.Array]
   inner_product: bool
-  num_negatives: int  # a pair, in a user's block
+  num_negatives: int  # a pair, in a user's block; bpr: at most twice as many
+  row_negatives: int  # bpr: of a user in all, at least, as far as num_negatives allows
   pool: int  # scores of a user that those of the items it has are set against, in their blocks
   item_draws: int  # of an item as a negative, in its block
   pair_negatives: int  # a forgotten pair, in the right-hand side
@@ -71,54 +72,6 @@ class Point(struct.PyTreeNode):
   rest: Any
 
 
-def contains(data: PaddedInteractions, users: jax.Array, items: jax.Array) -> jax.Array:
-  """bool: whether (user, item) is among the pairs; the two broadcast. A bisection in the user's sorted row."""
-  low = data.indptr[users]
-  high = data.indptr[users + 1]
-  rounds = 32 - jax.lax.clz(jnp.max(high - low).astype(jnp.int32))
-  shape = jnp.broadcast_shapes(users.shape, items.shape)
-  end = jnp.broadcast_to(high, shape)
-
-  def halve(_: jax.Array, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-    low, high = bounds
-    middle = (low + high) // 2
-    before = (middle < high) & (data.item[jnp.minimum(middle, data.capacity - 1)] < items)
-    return jnp.where(before, middle + 1, low), jnp.where(before, high, middle)
-
-  found, _ = jax.lax.fori_loop(0, rounds + 1, halve, (jnp.broadcast_to(low, shape), end))
-  return (found < end) & (data.item[jnp.minimum(found, data.capacity - 1)] == items)
-
-
-def draw_absent(key: jax.Array, data: PaddedInteractions, users: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
-  """Items a user has no pair with, and their weights, which sum to 1: `count` draws, or all items when count reaches.
-
-  Args:
-    key: PRNG key.
-    data: the pairs.
-    users: int32 [B].
-    count: static; at num_items and above the expectation is exact.
-
-  Returns:
-    int32 [B, n], float32 [B, n], with n = min(count, num_items).
-  """
-  if count >= data.num_items:
-    items = jnp.broadcast_to(jnp.arange(data.num_items, dtype=jnp.int32), (users.shape[0], data.num_items))
-    absent = ~contains(data, users[:, None], items)
-    return items, absent / jnp.maximum(jnp.sum(absent, axis=1, keepdims=True), 1)
-  items = sample_negatives(key, data, users, count)
-  some = (data.indptr[users + 1] - data.indptr[users] < data.num_items).astype(jnp.float32)
-  return items, jnp.broadcast_to(some[:, None] / count, items.shape)
-
-
-def draw_pairs(key: jax.Array, count: jax.Array, shape: tuple[int, int]) -> tuple[jax.Array, jax.Array]:
-  """Rows of a pair list [*shape] and how many pairs each stands for: drawn, or all of them where they fit."""
-  rows = jax.random.randint(key, shape, 0, jnp.maximum(count, 1), jnp.int32)
-  every = jnp.broadcast_to(jnp.arange(shape[1], dtype=jnp.int32), shape)
-  fits = count <= shape[1]
-  stands_for = jnp.where(fits, (every < count).astype(jnp.float32), count / shape[1])
-  return jnp.where(fits, jnp.minimum(every, jnp.maximum(count - 1, 0)), rows), stands_for
-
-
 def feature(static: Static, rest: Params, row: jax.Array, other: jax.Array, side: str) -> jax.Array:
   """∂score/∂row [T, …, d] for rows [T, d] of `side` against other vectors [T, …, d]."""
   if static.inner_product:
@@ -148,6 +101,11 @@ def _slope(x: jax.Array) -> tuple[jax.Array, jax.Array]:
   return miss * (1.0 - miss), miss
 
 
+def _odds(score: jax.Array) -> jax.Array:
+  """exp(−score), so that σ(a − b) = 1 / (1 + odds(a) · odds(−b)); scores beyond 40 make no difference to a float32."""
+  return jnp.exp(-jnp.clip(score, -40.0, 40.0))
+
+
 def _flat(*arrays: jax.Array) -> list[jax.Array]:
   return [a.reshape(a.shape[0], -1, *a.shape[3:]) for a in arrays]
 
@@ -168,12 +126,13 @@ def user_pieces(
   assert negatives is not None
   drawn, share = negatives
   other = at.vectors.item[drawn]
+  if static.family == "bpr":
+    away = toward[:, :, None] - other  # its models score by inner products, so this is the margin's feature too
+    curve, miss = _slope(scores_against(static, rest, row, away, "user"))
+    share = share * weight[..., None]
+    return [tuple(_flat(away, share * curve, -share * miss))]  # type: ignore[list-item]
   theirs = scores_against(static, rest, row, other, "user")
   away = feature(static, rest, row, other, "user")
-  if static.family == "bpr":
-    curve, miss = _slope(own[..., None] - theirs)
-    share = share * weight[..., None]
-    return [tuple(_flat(toward[:, :, None] - away, share * curve, -share * miss))]  # type: ignore[list-item]
   mean = 1.0 / (1.0 + problem.unobserved)
   curve, miss = _slope(own)
   curves, misses = _slope(-theirs)
@@ -186,8 +145,8 @@ def item_pieces(
   static: Static, problem: Problem, at: Point, items: jax.Array, users: jax.Array, real: jax.Array,
   pool: tuple[jax.Array, jax.Array] | None,
 ) -> Pieces:  # fmt: skip
-  """Terms of the items' retained pairs: items [T], users [T, C], real [T, C]; scores of absent items and their shares
-  [num_users, S], from `pool_scores`."""
+  """Terms of the items' retained pairs: items [T], users [T, C], real [T, C]; odds of absent items and their shares
+  [num_users, S], from `pool_odds`."""
   row, rest = at.vectors.item[items], at.rest
   other = at.vectors.user[users]
   weight = real * problem.new_weight[users]
@@ -201,8 +160,10 @@ def item_pieces(
     weight = weight / (1.0 + problem.unobserved)
   else:
     assert pool is not None
-    scores, share = pool
-    curve, miss = (jnp.sum(share[users] * part, axis=-1) for part in _slope(own[..., None] - scores[users]))
+    odds, share = pool
+    missed = 1.0 / (1.0 + _odds(-own)[..., None] * odds[users])  # σ(score of the absent − own), without exponentials
+    share = share[users]
+    curve, miss = row_sum(share * missed * (1.0 - missed)), row_sum(share * missed)
   return [(toward, weight * curve, -weight * miss)]
 
 
@@ -223,13 +184,14 @@ def drawn_pieces(
   return [(toward, weight * curve, weight * miss)]
 
 
-def pool_scores(
+def pool_odds(
   key: jax.Array, static: Static, problem: Problem, points: list[Point]
 ) -> list[tuple[jax.Array, jax.Array]]:
-  """For each point, scores of items that a user has no pair with, and their shares: both [num_users, S]."""
+  """For each point, exp(−score) of items that a user has no pair with, and their shares: both [num_users, S]."""
   users = jnp.arange(problem.retained.num_users, dtype=jnp.int32)
   items, share = draw_absent(key, problem.retained, users, static.pool)
-  return [(scores_against(static, at.rest, at.vectors.user, at.vectors.item[items], "user"), share) for at in points]
+  scores = [scores_against(static, at.rest, at.vectors.user, at.vectors.item[items], "user") for at in points]
+  return [(_odds(score), share) for score in scores]
 
 
 @functools.partial(jax.jit, static_argnames=("static",))
