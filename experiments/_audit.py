@@ -32,9 +32,9 @@ class Question(NamedTuple):
   """Whose membership is asked for.
 
   Attributes:
-    members: pairs of train that are to be forgotten.
+    members: pairs that are to be forgotten.
     non_members: as many held-out pairs.
-    base: train without the members.
+    base: pairs that every model is trained on; no members.
     known: held-out pairs that the attacker knows not to be members; none of `non_members`.
   """
 
@@ -48,26 +48,45 @@ class Question(NamedTuple):
     """Members, then non-members."""
     return self.members, self.non_members
 
+  @property
+  def train(self) -> Interactions:
+    """What the model before the request is trained on."""
+    return self.base.union(self.members)
 
-def draw_question(dataset: Dataset, num_pairs: int, seed: int) -> Question:
-  """Random pairs of train and of test, half of the test pairs at most; the rest of them is known to the attacker.
+
+def draw_question(dataset: Dataset, num_pairs: int, seed: int, *, held_out: str = "test") -> Question:
+  """Random pairs of train as members, and random held-out pairs, half of them at most; the attacker knows the rest.
+
+  Args:
+    dataset: with test pairs, for `held_out` "test".
+    num_pairs: members, and non-members.
+    seed: of the draw.
+    held_out: "test": the test pairs, for a split that drew them as it drew train; "train": three times `num_pairs`
+      pairs of train, which no model is then trained on. Where test pairs are of another kind than train's (LightUL's
+      ml-1m has high ratings only there) any attack tells them apart, exact retraining included; "train" is right
+      whatever the split.
 
   Raises:
     ValueError: there are not as many.
   """
-  train, test = dataset.train, dataset.test
-  if test is None or not 0 < num_pairs <= min(len(train) - 1, len(test) // 2):
-    most = 0 if test is None else min(len(train) - 1, len(test) // 2)
-    raise ValueError(f"Expected --num_pairs={num_pairs} in [1, {most}], at most half of the held-out pairs.")
   rng = np.random.default_rng(seed)
 
-  def part(data: Interactions) -> Interactions:
+  def part(data: Interactions, size: int) -> Interactions:
     keep = np.zeros(len(data), bool)
-    keep[rng.choice(len(data), num_pairs, replace=False)] = True
+    keep[rng.choice(len(data), size, replace=False)] = True
     return data.select(keep)
 
-  members, non_members = part(train), part(test)
-  return Question(members, non_members, train.without(members), test.without(non_members))
+  train, held = dataset.train, dataset.test
+  most = 0 if held is None else min(len(train) - 1, len(held) // 2)
+  most = (len(train) - 1) // 4 if held_out == "train" else most
+  if not 0 < num_pairs <= most:
+    raise ValueError(f"Expected --num_pairs={num_pairs} in [1, {most}], at most half of the held-out pairs.")
+  if held_out == "train":
+    held = part(train, 3 * num_pairs)
+    train = train.without(held)
+  assert held is not None
+  members, non_members = part(train, num_pairs), part(held, num_pairs)
+  return Question(members, non_members, train.without(members), held.without(non_members))
 
 
 def scores_of(scorer: Scorer, question: Question) -> np.ndarray:

@@ -3,10 +3,11 @@
     python -m experiments.audit --dataset=ml-100k --model=bprmf --methods=retrain,rownewton,l2unrank \\
         --num_shadows=64 --out=runs/audit
 
-Members are random train pairs, all forgotten in one request; non-members are as many held-out pairs. Three attacks: a
-threshold on the score, a classifier trained on pairs whose membership is known, and a likelihood-ratio attack with
-shadow models, each trained on the retained pairs and a random half of those in question. Exact retraining has to come
-out at 0.5, the original model above.
+Members are random train pairs, all forgotten in one request; non-members are as many held-out pairs, of test or, where
+test is of another kind than train, of train (--held_out=train: no model sees them). Three attacks: a threshold on the
+score, a classifier trained on pairs whose membership is known, and a likelihood-ratio attack with shadow models, each
+trained on the retained pairs and a random half of those in question. Exact retraining has to come out at 0.5, the
+original model above.
 
 A method that trains models of its own (shards, groups) is fitted on train by its own recipe, and audited before the
 request (NAME[before]) and after it: at 0.5 afterwards tells nothing if the attack finds nothing before. The shadow
@@ -51,6 +52,7 @@ flags.DEFINE_list(
 )  # fmt: skip
 flags.DEFINE_integer("num_shadows", 64, "shadow models, an even number", lower_bound=4)
 flags.DEFINE_integer("num_pairs", 1000, "pairs to be forgotten, and held-out pairs beside them", lower_bound=1)
+flags.DEFINE_enum("held_out", "test", ["test", "train"], "where held-out pairs are drawn; train is right for any split")
 flags.DEFINE_integer("epochs", 60, "epochs of every training of the base model", lower_bound=1)
 flags.DEFINE_integer(
   "shard_epochs", 0, "epochs of every shard of methods with shards, of every group of LASER; 0: of recipe shards",
@@ -76,7 +78,8 @@ def main(argv: list[str]) -> None:
   how = _common.override(recipe(FLAGS.model), FLAGS.model)
   model, config = how.model(FLAGS.model), dataclasses.replace(how.train_config, num_epochs=FLAGS.epochs)
   dataset = _common.load_dataset()
-  question = _audit.draw_question(dataset, FLAGS.num_pairs, FLAGS.seed)
+  question = _audit.draw_question(dataset, FLAGS.num_pairs, FLAGS.seed, held_out=FLAGS.held_out)
+  dataset = dataclasses.replace(dataset, train=question.train, timestamp=None)  # nothing here asks when
   shadows = out / "shadows"
   identity: dict[str, Any] = {
     "config": {"model": how.model_config, "train": config, "num_shadows": FLAGS.num_shadows, "seed": FLAGS.seed},

@@ -48,6 +48,19 @@ def test_the_pairs_in_question():
     _audit.draw_question(DATASET, 100_000, seed=0)
 
 
+def test_pairs_held_out_of_train_are_in_no_model():
+  question = _audit.draw_question(DATASET, 60, seed=3, held_out="train")
+  parts = (question.base, question.members, question.non_members, question.known)
+  assert [len(part) for part in parts[1:]] == [60, 60, 120] and sum(map(len, parts)) == len(DATASET.train)
+  together = question.base
+  for part in parts[1:]:
+    together = together.union(part)
+  assert together.digest() == DATASET.train.digest()  # none is in two parts
+  assert question.train.digest() == question.base.union(question.members).digest()
+  with pytest.raises(ValueError, match="--num_pairs=500"):
+    _audit.draw_question(DATASET, 500, seed=0, held_out="train")
+
+
 def test_shadow_models_are_trained_once_on_their_halves(audited, monkeypatch):
   question, shadow, included, folder = audited
   assert shadow.shape == included.shape == (16, 120)
@@ -108,7 +121,7 @@ def test_as_a_command(tmp_path):
   command = (
     "experiments.audit --dataset=synthetic --methods=retrain,rownewton,rownewton[num_rounds=2+scope=all],sisa "
     "--num_shadows=4 --num_pairs=50 --epochs=2 "
-    "--bprmf.embedding_dim=4 --shard_epochs=2 --sisa.num_shards=2 --out=out"
+    "--held_out=train --bprmf.embedding_dim=4 --shard_epochs=2 --sisa.num_shards=2 --out=out"
   )
 
   def run(command):
