@@ -56,6 +56,7 @@ def _receraser(model: str, epochs: int, seeds: int, *more: str) -> Part:
 
 
 _PHANTOMS = ",".join(f"lightul[phantom_ratio={ratio}]" for ratio in (0.1, 0.2, 0.4, 0.6, 0.8))
+_CLOSE = "num_negatives=8+row_negatives=100000+pool=64+item_draws=256"  # draws that many rounds can stand
 _HOPS = "l2unrank[hops=0],l2unrank[hops=1],l2unrank[hops=2]"
 
 
@@ -131,6 +132,39 @@ TABLES: dict[str, Table] = {
       ),
     },
     kept=("as-published/b554f0c3",), paper="lightul",
+  ),
+  "rounds": Table(
+    title="No paper's: rownewton with more rounds, over the rows of the request and over all",
+    metrics=("utility.ndcg@20", "completeness.auc", "completeness.outside@50", "completeness.rank_shift"),
+    parts={
+      "bprmf": Part(
+        flags=("--dataset=ml-1m", "--models=bprmf", "--epochs=120", "--forget=$D/ml-1m/forget/intr_0.01.txt",
+               "--methods=original,retrain,rownewton," + ",".join(f"rownewton[{text}]" for text in (
+                 "num_rounds=3", f"num_rounds=3+{_CLOSE}", f"num_rounds=3+scope=all+{_CLOSE}",
+                 f"num_rounds=4+scope=all+{_CLOSE}"))),
+        seeds=5,
+      ),
+      "wmf": Part(
+        flags=("--dataset=ml-1m", "--models=wmf", "--epochs=70", "--forget=$D/ml-1m/forget/intr_0.01.txt",
+               "--methods=original,retrain,rownewton," + ",".join(
+                 f"rownewton[num_rounds={rounds}+scope=all]" for rounds in (2, 3, 6))),
+        seeds=5,
+      ),
+    },
+    kept=("rounds/b554f0c3", *(f"influence/b554f0c3/ml-1m/{model}/{method}" for model in ("bprmf", "wmf")
+                               for method in ("original", "retrain", "rownewton"))),
+  ),
+  "originals": Table(
+    title="LightGCN after a budget of epochs, against 1,000 epochs of the published setting",
+    metrics=("utility.recall@20", "utility.ndcg@20", "efficiency.fit_seconds"),
+    parts={
+      "gowalla": Part(
+        flags=("--dataset=gowalla", "--models=lightgcn", "--epochs=48", "--pairs=1", "--lightgcn.l2=1e-4",
+               "--methods=original"),
+        seeds=1,
+      ),
+    },
+    kept=("originals",), paper="lightgcn",
   ),
   **{f"l2unrank-{100 * ratio:g}": _l2unrank(ratio) for ratio in (0.01, 0.025, 0.05, 0.1)},
   "synthetic": Table(

@@ -56,8 +56,9 @@ def test_the_kept_results_have_every_number_that_was_printed(name):
           number, abs=0.5e-4 if number < 1 else 0.5
         )
         found += 1
-  assert (found > 10) == bool(table.paper)
-  assert any(line[heads.index("method")] == "Retrain" for line in body)
+  assert (found > 0) == bool(table.paper)
+  wanted = "Original" if name == "originals" else "Retrain"
+  assert any(line[heads.index("method")] == wanted for line in body)
 
 
 def test_the_papers_number_is_of_the_method_and_not_of_a_variant_of_it():
