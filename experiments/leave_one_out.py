@@ -20,7 +20,7 @@ from absl import flags
 from tqdm import tqdm
 
 from experiments import _common, _flags, _leave_one_out, _names, _report, _results
-from experiments._methods import POST_HOC, settings
+from experiments._methods import POST_HOC, settings, variant
 from jaxunlearn._validate import check_choice, check_positive
 from jaxunlearn.models import BPRMFConfig, bprmf
 from jaxunlearn.train import TrainConfig
@@ -52,7 +52,7 @@ def main(argv: list[str]) -> None:
   out = _results.prepare_out(FLAGS.out)
   _common.use_compilation_cache()
   for method in FLAGS.methods:
-    check_choice("methods", method, tuple(POST_HOC))
+    check_choice("methods", variant(method)[0], tuple(POST_HOC))
   check_positive("steps", FLAGS.steps)
   rng = np.random.default_rng(FLAGS.seed)
   data = _leave_one_out.small_part(rng, _common.load_dataset().train, FLAGS.num_users, FLAGS.num_items)
@@ -74,15 +74,16 @@ def main(argv: list[str]) -> None:
     true.append(_leave_one_out.score(again, user, item) - _leave_one_out.score(params, user, item))
     slack.append(float(gradient))
   predicted: dict[str, list[float]] = {}
-  for method in sorted(set(FLAGS.methods), key=_names.rank):
-    config = settings(method, "bprmf", train_config, _common.present(method))["method"]
+  for label in sorted(set(FLAGS.methods), key=_names.rank):
+    method, _, own = variant(label)
+    config = settings(method, "bprmf", train_config, {**_common.present(method), **own})["method"]
     unlearner = POST_HOC[method][0](model, train_config, config, progress=False)
-    predicted[method] = []
-    for index in bar(left_out, desc=_names.display(method)):
+    predicted[label] = []
+    for index in bar(left_out, desc=_names.display(label)):
       user, item = int(data.user[index]), int(data.item[index])
       request = data.select(np.arange(len(data)) == index)
       new = unlearner.unlearn(jax.random.fold_in(key, index), ModelState(params, data), request).state.params
-      predicted[method].append(_leave_one_out.score(new, user, item) - _leave_one_out.score(params, user, item))
+      predicted[label].append(_leave_one_out.score(new, user, item) - _leave_one_out.score(params, user, item))
   found = {method: _leave_one_out.agreement(changes, true) for method, changes in predicted.items()}
   result = {
     "schema": _results.SCHEMA,
