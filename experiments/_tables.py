@@ -140,7 +140,7 @@ TABLES: dict[str, Table] = {
       "bprmf": Part(
         flags=("--dataset=ml-1m", "--models=bprmf", "--epochs=120", "--forget=$D/ml-1m/forget/intr_0.01.txt",
                "--methods=original,retrain,rownewton," + ",".join(f"rownewton[{text}]" for text in (
-                  f"num_rounds=3+{_CLOSE}", f"num_rounds=3+scope=all+{_CLOSE}",
+                 f"num_rounds=3+{_CLOSE}", f"num_rounds=3+scope=all+{_CLOSE}",
                  f"num_rounds=4+scope=all+{_CLOSE}"))),
         seeds=5,
       ),
