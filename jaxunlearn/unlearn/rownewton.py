@@ -128,8 +128,9 @@ def unlearn(
   AUC, four over all rows are within its spread, in twenty times the time, and more forget more than a training does
   that stops early; with several rounds ask for many draws. Users who lose most of their pairs are worst. (2) Far from a
   minimum, or with little L2 in training, blocks are nearly singular: `max_step` holds such rows back, `capped` counts
-  them, damping heals them. (3) Few negatives make blocks too small and steps too long. (4) Training that draws negatives among
-  positives (`avoid_positives=False`) is treated as if it did not. (5) Nothing here hides which rows were affected.
+  them, damping heals them. (3) Few negatives make blocks too small and steps too long. (4) Training that draws
+  negatives among positives (`avoid_positives=False`) is treated as if it did not. (5) Nothing here hides which rows
+  were affected.
 
   Cost: of affected rows' retained pairs, about num_negatives · d² each (bprmf, lightgcn: nearer to 1 · d² for users
   of more than 128 pairs), and d³ a row; no array is as large as all blocks, except for lightgcn, which keeps them all,
