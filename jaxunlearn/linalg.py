@@ -36,7 +36,7 @@ class CGResult(NamedTuple):
   Attributes:
     x: the last iterate for which nothing was wrong; always finite if x0 is.
     residual_norm: float scalar, ‖rhs − (A + damping I) x‖ / ‖rhs‖ computed from x itself, not carried along by the
-      recurrence; 0 for rhs = 0.
+      recurrence (but for `verify=False`); 0 for rhs = 0.
     iterations: int32 scalar, completed steps.
     code: int32 scalar, a key of `MESSAGES`.
     curvature: float scalar, smallest pᵀ(A + damping I)p / pᵀp over the directions p that were searched, an upper bound
@@ -182,6 +182,7 @@ def conjugate_gradient(
   preconditioner: Product | None = None,
   max_iterations: jax.Array | int = 100,
   tolerance: jax.Array | float = 1e-3,
+  verify: bool = True,
 ) -> CGResult:
   """Solves (A + damping I) x = rhs for a symmetric positive definite A + damping I, and reports how it went.
 
@@ -197,8 +198,10 @@ def conjugate_gradient(
     damping: λ ≥ 0, in the unit of A's eigenvalues. For the Hessian of a mean loss those are small (about 1e-3 on
       implicit data, facts §3.8): damping that looks small may be large.
     preconditioner: r -> M r, symmetric positive definite and close to the inverse.
-    max_iterations: ≥ 0; one product each, and one more (two with x0).
+    max_iterations: ≥ 0; one product each, one more with `verify`, and one more with x0.
     tolerance: stop once ‖residual‖ ≤ tolerance · ‖rhs‖, > 0.
+    verify: compute the residual of x at the end. The recurrence drifts over many iterations and towards the precision
+      of the numbers; a few iterations to a coarse tolerance can do without, and save their last product.
 
   Returns:
     CGResult. Its code is on the device; `check_result` turns it into an error or a text.
@@ -226,7 +229,7 @@ def conjugate_gradient(
     return jnp.where(jnp.isfinite(size), code, NON_FINITE).astype(jnp.int32)
 
   def step(carry: _Carry) -> _Carry:
-    # The last pass checks x instead of searching on: in the loop, so that the product is compiled once.
+    # With `verify` a last pass checks x instead of searching on: in the loop, so that the product is compiled once.
     ended = carry.code != _RUNNING
     preconditioned = jax.lax.cond(ended, lambda residual: residual, precondition, carry.residual)
     rho = dot(carry.residual, preconditioned)
@@ -250,11 +253,11 @@ def conjugate_gradient(
       residual=residual,
       direction=direction,
       rho=rho,
-      size=jnp.where(ended, true, size),
+      size=jnp.where(ended, true, jnp.where(sound, size, carry.size)),
       iterations=carry.iterations + sound,
       code=jnp.where(ended, carry.code, code).astype(jnp.int32),
       curvature=lowest,
-      checked=ended,
+      checked=ended if verify else code != _RUNNING,
     )
 
   zero = jnp.zeros((), jnp.int32)
@@ -267,7 +270,7 @@ def conjugate_gradient(
     iterations=zero,
     code=status(size, zero),
     curvature=jnp.full_like(size, jnp.inf),
-    checked=jnp.asarray(False),
+    checked=jnp.asarray(False) if verify else status(size, zero) != _RUNNING,
   )
   end = jax.lax.while_loop(lambda carry: ~carry.checked, step, initial)
   relative = jnp.where(scale > 0, end.size / jnp.where(scale > 0, scale, 1.0), end.size)

@@ -161,6 +161,34 @@ def test_the_preconditioner_is_applied_once_an_iteration(x64):
   assert len(applied) == int(result.iterations) == 3  # the product that checks the last iterate needs none
 
 
+@pytest.mark.parametrize("value", [1.0, 0.0])
+@pytest.mark.parametrize("limit", [3, 100])
+def test_without_a_check_the_answer_is_the_same_and_a_product_is_saved(x64, limit, value):
+  rhs, matrix, results, products = jnp.full(8, value), jnp.diag(jnp.arange(1.0, 9.0)), [], []
+  for verify in (True, False):
+    applied = []
+
+    def product(vector, applied=applied):
+      jax.debug.callback(lambda: applied.append(1))
+      return matrix @ vector
+
+    results.append(linalg.conjugate_gradient(product, rhs, max_iterations=limit, tolerance=1e-6, verify=verify))
+    jax.block_until_ready(results[-1].x)
+    jax.effects_barrier()
+    products.append(len(applied))
+  assert products == [int(results[0].iterations) + 1, int(results[0].iterations)]
+  assert np.array_equal(results[0].x, results[1].x) and int(results[0].code) == int(results[1].code)
+  np.testing.assert_allclose(results[0].residual_norm, results[1].residual_norm, rtol=1e-6, atol=1e-12)
+
+
+def test_without_a_check_negative_curvature_reports_the_residual_of_what_it_returns(x64):
+  values, rhs = jnp.asarray([4.0, 3.0, 2.0, -0.5]), jnp.asarray([1.0, 1.0, 1.0, 1e-3])
+  found = [linalg.conjugate_gradient(lambda v: values * v, rhs, tolerance=1e-12, verify=v) for v in (True, False)]
+  assert {int(result.code) for result in found} == {linalg.NEGATIVE_CURVATURE}
+  assert np.array_equal(found[0].x, found[1].x)
+  np.testing.assert_allclose(found[0].residual_norm, found[1].residual_norm, rtol=1e-6)
+
+
 def test_rows_without_curvature_are_left_as_they_are_by_the_preconditioners():
   residual = jnp.asarray([[1.0, 2.0], [3.0, 4.0]])
   blocks = jnp.stack([jnp.eye(2) * 2, jnp.zeros((2, 2))])

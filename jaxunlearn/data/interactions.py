@@ -8,6 +8,7 @@ that is jitted over it traces again.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 from typing import Any
 
@@ -157,12 +158,20 @@ class Interactions:
     return self.select(other.contains(self))
 
   def user_degrees(self) -> np.ndarray:
-    """int64 [num_users]: pairs a user."""
-    return np.bincount(self.user, minlength=self.num_users)
+    """int64 [num_users], read-only: pairs a user. Counted once."""
+    return self._degrees[0]
 
   def item_degrees(self) -> np.ndarray:
-    """int64 [num_items]: pairs an item."""
-    return np.bincount(self.item, minlength=self.num_items)
+    """int64 [num_items], read-only: pairs an item. Counted once."""
+    return self._degrees[1]
+
+  @functools.cached_property
+  def _degrees(self) -> tuple[np.ndarray, np.ndarray]:
+    sides = ((self.user, self.num_users), (self.item, self.num_items))
+    degrees = tuple(np.bincount(positions, minlength=size) for positions, size in sides)
+    for degree in degrees:
+      degree.flags.writeable = False  # whoever asks gets the same array
+    return degrees
 
   def indptr(self) -> np.ndarray:
     """int64 [num_users + 1]: user u owns rows indptr[u] to indptr[u + 1]."""

@@ -20,16 +20,18 @@ class Stored(struct.PyTreeNode):
   """What `store` keeps: users in the order of `Rows.index`, from `Rows.index.shape[0]` of the users on the items.
 
   Attributes:
-    block: [capacity of both, d, d].
+    block: [capacity of both, m, m], between the leading axes.
+    beyond: [capacity of both, d − m], the blocks' diagonals in the other axes.
     gradient: [capacity of both, d].
     before: [capacity of both, d].
-    total: [2, d, d], sums of the users' and of the items' blocks.
+    total: [2, m, m] and [2, d − m], sums of the users' and of the items' blocks.
   """
 
   block: jax.Array
+  beyond: jax.Array
   gradient: jax.Array
   before: jax.Array
-  total: jax.Array
+  total: tuple[jax.Array, jax.Array]
 
 
 def _ridge(problem: Problem, count: jax.Array, block: jax.Array, live: jax.Array) -> jax.Array:
@@ -118,8 +120,12 @@ def store(
 ) -> Stored:
   """Blocks and gradients, by vector, of every affected row of both sides; arguments as in `sweep`."""
   sizes, dim = {side: rows[side].index.shape[0] for side in SIDES}, at.vectors.user.shape[1]
-  size = sum(sizes.values())
-  kept = Stored(*(jnp.zeros((n, *(dim,) * k)) for n, k in ((size, 2), (size, 1), (size, 1), (2, 2))))
+  size, leading = sum(sizes.values()), min(static.leading_axes, dim)
+  shapes = ((leading, leading), (dim - leading,))
+  kept = Stored(
+    *(jnp.zeros((size, *shape)) for shape in (*shapes, (dim,), (dim,))),
+    total=tuple(jnp.zeros((2, *shape)) for shape in shapes),
+  )
   for place, side in enumerate(SIDES):
     sums_of = tiles(
       jax.random.fold_in(key, place), problem, rows[side], at, before, static=static, side=side, moved=True
@@ -128,18 +134,20 @@ def store(
 
     def tile(index: jax.Array, kept: Stored, sums_of: Any = sums_of, first: int = first, place: int = place) -> Stored:
       _, live, sums = sums_of(index)
-      block, gradient, was = (
-        jnp.where(live.reshape(-1, *(1,) * (x.ndim - 1)), x, 0.0) for x in (sums.block, sums.gradient, sums.before)
-      )
+      sums = jax.tree.map(lambda x: jnp.where(live.reshape(-1, *(1,) * (x.ndim - 1)), x, 0.0), sums)
 
       def put(whole: jax.Array, part: jax.Array) -> jax.Array:
         return jax.lax.dynamic_update_slice_in_dim(whole, part, first + index * TILE, 0)
 
       return Stored(
-        block=put(kept.block, block),
-        gradient=put(kept.gradient, gradient),
-        before=put(kept.before, was),
-        total=kept.total.at[place].add(jnp.sum(block, axis=0)),
+        block=put(kept.block, sums.block),
+        beyond=put(kept.beyond, sums.beyond),
+        gradient=put(kept.gradient, sums.gradient),
+        before=put(kept.before, sums.before),
+        total=tuple(
+          whole.at[place].add(jnp.sum(part, axis=0))
+          for whole, part in zip(kept.total, (sums.block, sums.beyond), strict=True)
+        ),
       )
 
     kept = jax.lax.fori_loop(0, (rows[side].count + TILE - 1) // TILE, tile, kept)

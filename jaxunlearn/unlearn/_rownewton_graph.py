@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxunlearn.base import Embeddings, Params
-from jaxunlearn.graph import Graph, propagate
+from jaxunlearn.graph import Graph, propagate_rows
 from jaxunlearn.linalg import CGResult, conjugate_gradient
 from jaxunlearn.unlearn._rownewton import SIDES, Stored, factor_blocks
 from jaxunlearn.unlearn._rownewton_sums import Rows
@@ -57,11 +57,12 @@ def coupled_step(
 
   Solves (Π C Π + l2·n + damping·n) Δ = Π⁰ g⁰ − Π g − l2 (n E − n⁰ E⁰) on the affected rows, where C has the blocks of
   the propagated vectors: an affected row's own, and for the others the mean block of their side, for as many
-  examples as they are part of. Conjugate gradient, in the coordinates of `basis`, preconditioned with what Π's
-  diagonal leaves of a row's own block, Π_vv² C_v + l2·n + damping·n: of it, the first `_LEADING` axes with all they
-  have in common and of the others the diagonal. Without propagation, and with so few axes, that is the whole system,
-  solved in one iteration; of 64 axes the whole block saves two iterations of six on ml-1m, and takes longer to factor
-  and to solve with than the others together.
+  examples as they are part of; all of them as `stored` has them, diagonal beyond its leading axes. Conjugate gradient,
+  in the coordinates of `basis`, preconditioned with what Π's diagonal leaves of a row's own block,
+  Π_vv² C_v + l2·n + damping·n: of it, the first `_LEADING` axes with all they have in common and of the others the
+  diagonal. Without propagation, and with so few axes, that is the whole system, solved in one iteration; of 64 axes
+  the whole block saves two iterations of six on ml-1m, and takes longer to factor and to solve with than the others
+  together.
 
   Args:
     problem: the objective.
@@ -82,7 +83,8 @@ def coupled_step(
   Returns:
     The new tables, the solver's report, the largest step and how many rows the cap held.
   """
-  num_users, num_nodes = graph.num_users, graph.num_nodes
+  num_users = graph.num_users
+  size = rows["user"].index.shape[0]
 
   def nodes(user: jax.Array, item: jax.Array) -> jax.Array:
     return jnp.concatenate([user, item])
@@ -90,67 +92,77 @@ def coupled_step(
   # Both sides in one list: one product, one solve (XLA's CPU thread pool can deadlock on two at once).
   index = nodes(rows["user"].index, num_users + rows["item"].index)
   live = nodes(*(jnp.arange(rows[side].index.shape[0]) < rows[side].count for side in SIDES))
-  target = jnp.where(live, index, num_nodes)
-  block, slope, was = stored.block, stored.gradient, stored.before
+  block, beyond = stored.block, stored.beyond
+  leading = block.shape[-1]
 
-  def placed(values: jax.Array, fill: jax.Array) -> jax.Array:
-    return fill.at[target].set(values, mode="drop")
+  def gathered(graph: Graph, x: jax.Array) -> jax.Array:
+    """The affected rows of Π x."""
+    return propagate_rows(graph, x, index, num_layers, method=method)[1]
 
-  def spread(graph: Graph, x: jax.Array) -> jax.Array:
-    return propagate(graph, x, num_layers, method=method)
+  def spread(graph: Graph, own: jax.Array) -> jax.Array:
+    """Π x for an x of these affected rows and of zeros."""
+    shape = jax.ShapeDtypeStruct((graph.num_nodes, own.shape[1]), own.dtype)
+    return jax.linear_transpose(functools.partial(gathered, graph), shape)(own)[0]
 
-  given = nodes(params["user"], params["item"])
-  table, old_table = _turn(given, basis), _turn(nodes(old_params["user"], old_params["item"]), basis)
-  zeros = jnp.zeros_like(table)
-  fresh = nodes(rows["user"].fresh, rows["item"].fresh)[:, None]
+  given, old = (nodes(tables["user"], tables["item"])[index] for tables in (params, old_params))
+  table, old_table = _turn(given, basis), _turn(old, basis)
+  fresh = nodes(rows["user"].fresh, rows["item"].fresh)[index, None]
   count = nodes(problem.user_count, problem.item_count)[:, None]
-  lost = nodes(problem.user_removed, problem.item_removed)[:, None]
-  affected = placed(jnp.ones((index.shape[0], 1)), zeros[:, :1])
+  own_count = count[index]
+  lost = nodes(problem.user_removed, problem.item_removed)[index, None]
   # The forces Π g of the examples and that of L2 were in balance before, but for what training had left.
-  now = spread(graph, placed(slope, zeros)) + problem.l2 * count * table
-  now, was = jax.lax.optimization_barrier((now, was))  # one sparse product at a time, for the same reason
-  was = placed(was + _turn(nodes(*gone)[index], basis), zeros)
-  then = spread(old_graph, was) + problem.l2 * (count + lost) * old_table
-  right = -affected * jnp.where(fresh, now, now - then)
+  now = spread(graph, stored.gradient)[index] + problem.l2 * own_count * table
+  # One sparse product at a time, for the same reason.
+  now, was = jax.lax.optimization_barrier((now, stored.before + _turn(nodes(*gone)[index], basis)))
+  then = spread(old_graph, jnp.where(live[:, None], was, 0.0))[index] + problem.l2 * (own_count + lost) * old_table
+  right = jnp.where(live[:, None], jnp.where(fresh, -now, then - now), 0.0)
 
-  is_user = jnp.arange(index.shape[0]) < rows["user"].index.shape[0]
-  means = []
-  for mask, total in zip((is_user & live, ~is_user & live), stored.total, strict=True):
-    means.append(total / jnp.maximum(jnp.sum(jnp.where(mask, count[index, 0], 0.0)), _TINY))
+  is_user = jnp.arange(index.shape[0]) < size
+  examples = [jnp.sum(jnp.where(mask & live, own_count[:, 0], 0.0)) for mask in (is_user, ~is_user)]
+  share = 1.0 / jnp.maximum(jnp.stack(examples), _TINY)
+  mean, mean_beyond = stored.total[0] * share[:, None, None], stored.total[1] * share[:, None]
+  target = jnp.where(live, index, graph.num_nodes)
+
+  def typical(z: jax.Array, side: int) -> jax.Array:
+    return jnp.concatenate([z[:, :leading] @ mean[side], z[:, leading:] * mean_beyond[side][None]], axis=1)
 
   def curvature(z: jax.Array) -> jax.Array:
-    typical = nodes(z[:num_users] @ means[0], z[num_users:] @ means[1]) * count
-    return placed(jnp.einsum("tde,te->td", block, z[index]), typical)
+    own = z[index]
+    together = jnp.einsum("tde,te->td", block, own[:, :leading])
+    others = nodes(typical(z[:num_users], 0), typical(z[num_users:], 1)) * count
+    return others.at[target].set(jnp.concatenate([together, own[:, leading:] * beyond], axis=1), mode="drop")
 
-  ridge = (problem.l2 + problem.damping) * count
-  ridge = jnp.where(ridge > 0, ridge, 1.0)
+  ridge = (problem.l2 + problem.damping) * own_count
+  ridge = jnp.where(live[:, None] & (ridge > 0), ridge, 1.0)
 
   def product(x: jax.Array) -> jax.Array:
-    return affected * (spread(graph, curvature(spread(graph, x))) + ridge * x)
+    return jnp.where(live[:, None], gathered(graph, curvature(spread(graph, x))), 0.0) + ridge * x
 
   here = jnp.square(_diagonal(graph, num_layers)[index])
-  few = min(_LEADING, block.shape[-1])
-  factor = factor_blocks(here[:, :, None] * block[:, :few, :few], ridge[index, 0])
+  few = min(_LEADING, leading)
+  factor = factor_blocks(here[:, :, None] * block[:, :few, :few], ridge[:, 0])
   # Solved with once for each axis, since a solve is slower than a product and there is one an iteration.
   inverse = jax.scipy.linalg.cho_solve((factor, True), jnp.broadcast_to(jnp.eye(few), factor.shape))
-  alone = here * jnp.diagonal(block, axis1=1, axis2=2)[:, few:] + ridge[index]
+  diagonal = jnp.concatenate([jnp.diagonal(block, axis1=1, axis2=2)[:, few:], beyond], axis=1)
+  alone = here * diagonal + ridge
 
   def precondition(residual: jax.Array) -> jax.Array:
-    own = residual[index]
-    together = jnp.einsum("tde,te->td", inverse, own[:, :few])
-    return placed(jnp.concatenate([together, own[:, few:] / alone], axis=1), zeros)
+    together = jnp.einsum("tde,te->td", inverse, residual[:, :few])
+    return jnp.concatenate([together, residual[:, few:] / alone], axis=1)
 
+  # No last product to check the residual with: a few iterations to a coarse tolerance do not drift.
   found = conjugate_gradient(
-    product, right, preconditioner=precondition, max_iterations=max_iterations, tolerance=tolerance
+    product, right, preconditioner=precondition, max_iterations=max_iterations, tolerance=tolerance, verify=False
   )
-  length = jnp.linalg.norm(old_table, axis=1, keepdims=True)
-  halves = (length[:num_users], length[num_users:])
-  unit = jnp.maximum(length, nodes(*(jnp.full_like(part, jnp.mean(part)) for part in halves)))
+  lengths = [jnp.linalg.norm(old_params[side], axis=1) for side in SIDES]
+  unit = nodes(*(jnp.maximum(length, jnp.mean(length)) for length in lengths))[index, None]
   relative = jnp.where(fresh, 0.0, jnp.linalg.norm(found.x, axis=1, keepdims=True) / jnp.maximum(unit, _TINY))
-  step = found.x * jnp.where(relative > max_step, max_step / jnp.maximum(relative, _TINY), 1.0)
-  new = jnp.where(affected > 0, given + _turn(step, basis.T), given)
-  report = {"largest_step": jnp.max(relative), "capped": jnp.sum(relative > max_step)}
-  return {"user": new[:num_users], "item": new[num_users:]}, found, report
+  step = _turn(found.x * jnp.where(relative > max_step, max_step / jnp.maximum(relative, _TINY), 1.0), basis.T)
+  new = {
+    side: params[side].at[jnp.where(live[part], rows[side].index, params[side].shape[0])].add(step[part], mode="drop")
+    for side, part in (("user", slice(size)), ("item", slice(size, None)))
+  }
+  return new, found, {"largest_step": jnp.max(relative), "capped": jnp.sum(relative > max_step)}
 
 
 def _diagonal(graph: Graph, num_layers: int) -> jax.Array:

@@ -38,27 +38,32 @@ class Rows(struct.PyTreeNode):
 
 
 class Sums(struct.PyTreeNode):
-  """A tile's blocks [T, d, d], gradients [T, d], and gradients of the same terms before the request [T, d]."""
+  """Of a tile: blocks between the leading axes [T, m, m], their diagonals beyond [T, d − m], gradients [T, d], and
+  gradients of the same terms before the request [T, d]."""
 
   block: jax.Array
+  beyond: jax.Array
   gradient: jax.Array
   before: jax.Array
 
   def add(self, now: Pieces, then: Pieces, ratios: tuple[jax.Array | None, ...]) -> Sums:
     """With terms at two points; before the request their weight was a ratio ([T, N]; None: 1) times what it is."""
-    block, gradient, before = self.block, self.gradient, self.before
+    block, beyond, gradient, before = self.block, self.beyond, self.gradient, self.before
+    leading = block.shape[-1]
     for (features, curve, slope), (old_features, _, old_slope), ratio in zip(now, then, ratios, strict=True):
       old_slope = old_slope if ratio is None else old_slope * ratio
       # One array on both sides of the product: XLA's CPU backend takes twice as long for two, or for more columns.
-      root = features * jnp.sqrt(curve)[..., None]
+      root = features[..., :leading] * jnp.sqrt(curve)[..., None]
       block = block + jnp.einsum("tnk,tne->tke", root, root)
+      if beyond.shape[-1]:
+        beyond = beyond + jnp.einsum("tn,tne->te", curve, jnp.square(features[..., leading:]))
       if old_features is features:
         made = jnp.einsum("tsn,tne->tse", jnp.stack([slope, old_slope], axis=1), features)
         gradient, before = gradient + made[:, 0], before + made[:, 1]
       else:
         gradient = gradient + jnp.einsum("tn,tne->te", slope, features)
         before = before + jnp.einsum("tn,tne->te", old_slope, old_features)
-    return self.replace(block=block, gradient=gradient, before=before)
+    return self.replace(block=block, beyond=beyond, gradient=gradient, before=before)
 
 
 def tiles(
@@ -105,8 +110,14 @@ def _gram(point: Point, data: PaddedInteractions, side: str) -> jax.Array:
   return jnp.matmul(table.T, table, precision="highest")
 
 
-def _empty(dim: int) -> Sums:
-  return Sums(block=jnp.zeros((TILE, dim, dim)), gradient=jnp.zeros((TILE, dim)), before=jnp.zeros((TILE, dim)))
+def _empty(dim: int, leading: int) -> Sums:
+  leading = min(leading, dim)
+  return Sums(
+    block=jnp.zeros((TILE, leading, leading)),
+    beyond=jnp.zeros((TILE, dim - leading)),
+    gradient=jnp.zeros((TILE, dim)),
+    before=jnp.zeros((TILE, dim)),
+  )
 
 
 def _num_chunks(length: jax.Array, chunk: int) -> jax.Array:
@@ -152,7 +163,7 @@ def _user_sums(
     found = [terms.user_pieces(static, problem, at, row, data.item[slot], real / shared, negatives) for at in points]
     return sums.add(found[0], found[-1], ratios)
 
-  return jax.lax.fori_loop(0, _num_chunks(total, size), chunk, _empty(dim))
+  return jax.lax.fori_loop(0, _num_chunks(total, size), chunk, _empty(dim, static.leading_axes))
 
 
 def _item_sums(
@@ -173,7 +184,7 @@ def _item_sums(
     ]
     return sums.add(found[0], found[-1], (ratio_of[users],))
 
-  sums = jax.lax.fori_loop(0, _num_chunks(degree, CHUNK), chunk, _empty(dim))
+  sums = jax.lax.fori_loop(0, _num_chunks(degree, CHUNK), chunk, _empty(dim, static.leading_axes))
   if static.family == "squares":
     return sums
   retained, lost = draws

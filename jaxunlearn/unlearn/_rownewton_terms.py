@@ -32,6 +32,7 @@ class Static(NamedTuple):
   pool: int  # scores of a user that those of the items it has are set against, in their blocks
   item_draws: int  # of an item as a negative, in its block
   pair_negatives: int  # a forgotten pair, in the right-hand side
+  leading_axes: int  # of a vector, between which a block has off-diagonal entries; the others have a diagonal
 
 
 class Problem(struct.PyTreeNode):

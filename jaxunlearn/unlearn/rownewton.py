@@ -43,13 +43,15 @@ class RowNewtonConfig:
   pair_negatives: int = 128  # drawn a forgotten pair, for the right-hand side, ≥ 1; at num_items and above: all
   damping: float = 0.0  # added to L2 in the blocks, per example as L2 is, ≥ 0; models trained with little L2 need it
   max_step: float = 1.0  # cap of a row's step, in lengths of the row or the mean row, the larger of them, > 0
+  # LightGCN: principal axes of the vectors between which a row's block is taken whole, ≥ 1; beyond them its diagonal
+  leading_axes: int = 24
   coupling_steps: int = 10  # LightGCN: iterations of conjugate gradient that couple the rows, ≥ 1
   tolerance: float = 0.2  # LightGCN: relative residual at which they stop, > 0
 
   def __post_init__(self) -> None:
     for name in (
       "train_negatives", "num_rounds", "num_negatives", "row_negatives", "pool", "item_draws", "pair_negatives",
-      "max_step", "coupling_steps", "tolerance",
+      "max_step", "leading_axes", "coupling_steps", "tolerance",
     ):  # fmt: skip
       check_positive(name, getattr(self, name))
     check_choice("scope", self.scope, ("affected", "all"))
@@ -154,6 +156,7 @@ def unlearn(
     train_negatives=config.train_negatives,
     damping=config.damping,
   )
+  old_context, context = model.context(interactions), model.context(retained)
   static = terms.Static(
     family=family,
     score=model.score,
@@ -163,8 +166,8 @@ def unlearn(
     pool=config.pool,
     item_draws=config.item_draws,
     pair_negatives=config.pair_negatives,
+    leading_axes=params["user"].shape[1] if old_context is None else config.leading_axes,
   )
-  old_context, context = model.context(interactions), model.context(retained)
   before = _point(model, params, old_context)
   gone = terms.removed(jax.random.fold_in(key, 1), problem, before, static=static)
   new = fresh_rows(jax.random.fold_in(key, 0), params, rows, model=model)

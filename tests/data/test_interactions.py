@@ -62,6 +62,14 @@ def test_degrees_indptr_and_csr_agree_with_counting(a):
   np.testing.assert_array_equal(value.to_csr().toarray(), dense)
 
 
+def test_degrees_are_counted_once_and_cannot_be_written():
+  value = Interactions.from_pairs([0, 0, 2], [1, 3, 1])
+  for degrees in (value.user_degrees, value.item_degrees):
+    assert degrees() is degrees()
+    with pytest.raises(ValueError, match="read-only"):
+      degrees()[0] = 7
+
+
 @given(pair_sets, pair_sets)
 def test_digest_tells_values_apart(a, b):
   assert (of(a).digest() == of(b).digest()) == (a == b)

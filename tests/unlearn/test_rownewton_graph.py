@@ -1,0 +1,97 @@
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from jaxunlearn import models
+from jaxunlearn.unlearn import _rownewton, rownewton
+from jaxunlearn.unlearn import _rownewton_terms as terms
+from jaxunlearn.unlearn.rownewton import unlearn
+from tests.unlearn.rownewton_small import (
+  DIM,
+  EXACT,
+  GCN,
+  L2,
+  member_of,
+  parts_of,
+  setup,
+  tables,
+)
+
+KEY = jax.random.key(0)
+
+
+@pytest.mark.parametrize("dim", [DIM, 20])
+def test_without_layers_the_step_through_a_graph_is_that_of_the_rows(dim):
+  rows = models.bprmf(models.BPRMFConfig(embedding_dim=dim, l2=L2, init_scale=0.6))
+  flat = models.lightgcn(models.LightGCNConfig(embedding_dim=dim, num_layers=0, l2=L2, init_scale=0.6))
+  data, forget, params = setup(rows)
+  plain = unlearn(KEY, rows, params, data, forget, EXACT).state.params
+  config = EXACT if dim == DIM else dataclasses.replace(EXACT, tolerance=1e-6, coupling_steps=60)
+  coupled = unlearn(KEY, flat, params, data, forget, config)
+  # Of few axes the preconditioner is the whole block, of more it leaves out what the later ones have in common.
+  assert coupled.info["iterations"] == 1 if dim == DIM else 2 < coupled.info["iterations"] < 30
+  for side in plain:
+    np.testing.assert_allclose(coupled.state.params[side], plain[side], rtol=1e-4, atol=2e-5)
+
+
+def dense_propagation(data):
+  member = member_of(data)
+  size, num_users = sum(member.shape), len(member)
+  adjacency = np.zeros((size, size))
+  adjacency[:num_users, num_users:], adjacency[num_users:, :num_users] = member, member.T
+  scale = np.maximum(adjacency.sum(axis=1), 1) ** -0.5
+  adjacency = scale[:, None] * adjacency * scale
+  return (np.eye(size) + adjacency + adjacency @ adjacency) / 3
+
+
+@pytest.mark.parametrize("leading", [DIM, 2])
+def test_the_step_through_a_graph_solves_the_dense_system(leading):
+  """In principal axes; of a block, what is off its diagonal beyond the leading axes counts as 0."""
+  data, _, params = setup(GCN, num_pairs=90)
+  forget = data.select(np.arange(2, len(data), 9))
+  retained, num_users = data.without(forget), data.num_users
+  config = dataclasses.replace(EXACT, coupling_steps=500, tolerance=1e-6, leading_axes=leading)
+  new = np.concatenate(tables(unlearn(KEY, GCN, params, data, forget, config).state.params))
+  old_spread, spread, start = dense_propagation(data), dense_propagation(retained), np.concatenate(tables(params))
+  problem, rows, static, at = parts_of(GCN, params, data, forget, "bpr")
+  before = terms.Point(vectors=GCN.encode(params, GCN.context(data)), rest={})
+  vectors = np.concatenate(before.vectors).astype(np.float64)
+  np.testing.assert_allclose(vectors, old_spread @ start, rtol=1e-4, atol=1e-5)
+  lengths, basis = np.linalg.eigh(vectors.T @ vectors)
+  basis, start = basis[:, ::-1], start @ basis[:, ::-1]
+  assert np.all(np.diff(lengths[::-1]) < 0)
+  gone = np.concatenate(terms.removed(KEY, problem, before, static=static)) @ basis
+  count = np.concatenate([problem.user_count, problem.item_count])
+  lost = np.concatenate([problem.user_removed, problem.item_removed])
+  slope, was, curvature = (np.zeros((len(start), *shape)) for shape in ((DIM,), (DIM,), (DIM, DIM)))
+  inside = []
+  stored, first = _rownewton.store(KEY, problem, rows, at, before, static=static), 0
+  kept = np.eye(DIM, dtype=bool)
+  kept[:leading, :leading] = True
+  blocks = np.where(kept, basis.T @ np.asarray(stored.block, np.float64) @ basis, 0.0)
+  for side, shift, everyone in (("user", 0, slice(0, num_users)), ("item", num_users, slice(num_users, None))):
+    num, mine = int(rows[side].count), slice(first, first + int(rows[side].count))
+    first += rows[side].index.shape[0]
+    index = np.asarray(rows[side].index[:num]) + shift
+    curvature[everyone] = count[everyone, None, None] * np.sum(blocks[mine], axis=0) / count[index].sum()
+    curvature[index] = blocks[mine]
+    slope[index], was[index] = stored.gradient[mine] @ basis, stored.before[mine] @ basis
+    was[index] += gone[index]
+    inside.extend(index)
+  assert retained.item_degrees()[forget.item].all() and retained.user_degrees()[forget.user].all()
+  right = (old_spread @ was - spread @ slope + L2 * lost[:, None] * start)[inside].reshape(-1)
+  system = np.einsum("ab,bij,bc->aicj", spread, curvature, spread)
+  system += np.einsum("ac,ij->aicj", np.diag(L2 * count), np.eye(DIM))
+  small = system[np.ix_(inside, range(DIM), inside, range(DIM))].reshape(len(right), -1)
+  step = np.linalg.solve(small, right).reshape(-1, DIM)
+  np.testing.assert_allclose(new[inside], (start[inside] + step) @ basis.T, rtol=2e-3, atol=2e-4 * np.abs(step).max())
+
+
+def test_the_scorer_serves_the_new_rows_over_the_retained_graph():
+  data, forget, params = setup(GCN)
+  result = unlearn(KEY, GCN, params, data, forget)
+  expected = GCN.encode(result.state.params, GCN.context(data.without(forget)))
+  served = rownewton.rownewton(GCN).scorer(result.state).vectors
+  assert np.array_equal(served.user, expected.user) and np.array_equal(served.item, expected.item)
