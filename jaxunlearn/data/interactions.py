@@ -167,11 +167,9 @@ class Interactions:
 
   @functools.cached_property
   def _degrees(self) -> tuple[np.ndarray, np.ndarray]:
-    sides = ((self.user, self.num_users), (self.item, self.num_items))
-    degrees = tuple(np.bincount(positions, minlength=size) for positions, size in sides)
-    for degree in degrees:
-      degree.flags.writeable = False  # whoever asks gets the same array
-    return degrees
+    user, item = np.bincount(self.user, minlength=self.num_users), np.bincount(self.item, minlength=self.num_items)
+    user.flags.writeable = item.flags.writeable = False  # whoever asks gets the same arrays
+    return user, item
 
   def indptr(self) -> np.ndarray:
     """int64 [num_users + 1]: user u owns rows indptr[u] to indptr[u + 1]."""

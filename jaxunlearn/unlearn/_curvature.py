@@ -11,7 +11,7 @@ import optax
 from flax import struct
 
 from jaxunlearn import linalg
-from jaxunlearn.unlearn import _influence
+from jaxunlearn.unlearn import _influence, _pair_curvature
 from jaxunlearn.unlearn._influence import Gram, Problem, Static
 
 SOLVERS = ("cg", "ggn_cg", "adam")
@@ -28,6 +28,7 @@ class System(struct.PyTreeNode):
       that the row takes part in; 0 for rows that do not move.
     gone: bool [S], rows that no retained example is left of.
     gram: WMF's sum over all entries, else None.
+    slopes: of the examples under the curvature, where the problem has a layout of them, else None.
   """
 
   vectors: jax.Array
@@ -36,6 +37,7 @@ class System(struct.PyTreeNode):
   unit: jax.Array
   gone: jax.Array
   gram: Gram | None
+  slopes: _pair_curvature.Slopes | None
 
 
 def build_system(problem: Problem, static: Static) -> System:
@@ -55,50 +57,73 @@ def build_system(problem: Problem, static: Static) -> System:
   vectors = problem.nodes
   if problem.graph_curved is not None:
     vectors = _influence.encode_nodes(problem, static, problem.nodes, problem.graph_curved)
+  slopes = None
+  if problem.layout is not None:
+    slopes = _pair_curvature.slopes(problem.layout, vectors, jnp.where(problem.curved, problem.examples.weight, 0.0))
   batches = _influence.batches_of(_influence.touching(problem, problem.curved), static.chunk)
   unit = jnp.where(inside & ~gone, unit, 0.0).astype(vectors.dtype)
-  return System(vectors, batches, static.model.config.l2 * weight, unit, gone, gram)
+  return System(vectors, batches, static.model.config.l2 * weight, unit, gone, gram, slopes)
 
 
 def curvature_product(problem: Problem, system: System, static: Static, vector: jax.Array) -> jax.Array:
   """H · vector on the scoped rows, [S, d]: exact, or its Gauss-Newton part; L2 and, for WMF, all entries included."""
+  if problem.graph_curved is None and problem.layout is None:
+    bent = _ranking_product(problem, system, static, vector)
+  else:
+    bent = _through_nodes(problem, system, static, vector)
+  bent += system.ridge[:, None] * vector
+  return bent if system.gram is None else bent + _gram_product(problem, system, static, vector)
+
+
+def _through_nodes(problem: Problem, system: System, static: Static, vector: jax.Array) -> jax.Array:
+  """The examples' part of H · vector by way of all vectors: over a graph, or by the layout of the examples.
+
+  Scores are taken of linearly encoded rows, so H = Eᵀ H_vectors E: two propagations, whatever the batches.
+  """
+  spread = jnp.zeros_like(problem.nodes).at[problem.scope].set(vector, mode="drop")
+  if problem.graph_curved is None:
+    return _influence.scoped(problem, _of_vectors(problem, system, static, spread))
+  encode = functools.partial(_influence.encode_nodes, problem, static, graph=problem.graph_curved)
+  vectors, pull_back = jax.vjp(encode, spread)
+  return _influence.scoped(problem, pull_back(_of_vectors(problem, system, static, vectors))[0])
+
+
+def _of_vectors(problem: Problem, system: System, static: Static, change: jax.Array) -> jax.Array:
+  """The examples' curvature times a change of all vectors, [N, d]."""
+  if problem.layout is None or system.slopes is None:
+    return _ranking_product(problem, system, static, change)
+  return _pair_curvature.product(
+    problem.layout, system.slopes, system.vectors, change, gauss_newton=static.solver == "ggn_cg"
+  )
+
+
+def _ranking_product(problem: Problem, system: System, static: Static, vector: jax.Array) -> jax.Array:
+  """The examples' curvature, differentiated, times a change of the scoped rows, or with a graph of all vectors."""
   places, size = _influence.places_of(problem)
   (order, real), count = system.batches
   everywhere = jnp.arange(problem.nodes.shape[0])
 
-  def ranking(moved: jax.Array) -> jax.Array:
-    moved = jnp.concatenate([moved, jnp.zeros_like(moved[:1])])  # the place of all rows that stay
+  moved = jnp.concatenate([vector, jnp.zeros_like(vector[:1])])  # the place of all rows that stay
 
-    def add(index: jax.Array, total: jax.Array) -> jax.Array:
-      at, examples = order[index], problem.examples
-      weight = _influence.weight_of(problem, (at, real[index]))
-      rows = _influence.rows_of(system.vectors, everywhere, examples, at)
-      change = _influence.rows_of(moved, places, examples, at)
+  def add(index: jax.Array, total: jax.Array) -> jax.Array:
+    at, examples = order[index], problem.examples
+    weight = _influence.weight_of(problem, (at, real[index]))
+    rows = _influence.rows_of(system.vectors, everywhere, examples, at)
+    change = _influence.rows_of(moved, places, examples, at)
 
-      def outputs(rows: _influence.Rows) -> Any:
-        return _influence.scores_of(rows, problem.rest, static)
+    def outputs(rows: _influence.Rows) -> Any:
+      return _influence.scores_of(rows, problem.rest, static)
 
-      def outer(scores: Any) -> jax.Array:
-        return _influence.outer_loss(scores, weight, static)
+    def outer(scores: Any) -> jax.Array:
+      return _influence.outer_loss(scores, weight, static)
 
-      if static.solver == "ggn_cg":
-        bent = linalg.gauss_newton_product(outputs, outer, rows, change)
-      else:
-        bent = linalg.hvp(lambda rows: outer(outputs(rows)), rows, change)
-      return _influence.add_rows(total, bent, places, examples, at)
+    if static.solver == "ggn_cg":
+      bent = linalg.gauss_newton_product(outputs, outer, rows, change)
+    else:
+      bent = linalg.hvp(lambda rows: outer(outputs(rows)), rows, change)
+    return _influence.add_rows(total, bent, places, examples, at)
 
-    return jax.lax.fori_loop(0, count, add, jnp.zeros_like(moved))[:size]
-
-  if problem.graph_curved is None:
-    bent = ranking(vector)
-  else:
-    # Scores are taken of linearly encoded rows, so H = Eᵀ H_vectors E: two propagations, whatever the batches.
-    spread = jnp.zeros_like(problem.nodes).at[problem.scope].set(vector, mode="drop")
-    encode = functools.partial(_influence.encode_nodes, problem, static, graph=problem.graph_curved)
-    vectors, pull_back = jax.vjp(encode, spread)
-    bent = _influence.scoped(problem, pull_back(ranking(vectors))[0])
-  bent += system.ridge[:, None] * vector
-  return bent if system.gram is None else bent + _gram_product(problem, system, static, vector)
+  return jax.lax.fori_loop(0, count, add, jnp.zeros_like(moved))[:size]
 
 
 def _gram_product(problem: Problem, system: System, static: Static, vector: jax.Array) -> jax.Array:

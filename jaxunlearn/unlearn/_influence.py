@@ -20,8 +20,19 @@ from jaxunlearn import linalg
 from jaxunlearn.base import Context, Model, Params
 from jaxunlearn.data.interactions import PaddedInteractions
 from jaxunlearn.sampling import sample_negatives
+from jaxunlearn.unlearn import _pair_curvature
+from jaxunlearn.unlearn._pair_curvature import Layout
 
 KINDS = {"bprmf": "bpr", "lightgcn": "bpr", "neumf": "bce", "wmf": "squares"}  # models whose loss is written out here
+
+
+def written_out(model: Model) -> bool:
+  """Whether sums over the model's examples are faster by a layout of them: BPR on inner products, on a CPU.
+
+  Elsewhere gathers and scatters of rows are what the machine is good at.
+  """
+  plain = KINDS[model.name] == "bpr" and getattr(model.config, "loss", "bpr") == "bpr"
+  return plain and jax.default_backend() == "cpu"
 
 
 class Static(NamedTuple):
@@ -68,6 +79,7 @@ class Problem(struct.PyTreeNode):
     graph_before: context of all pairs; None without a graph.
     graph_after: context of the retained pairs.
     graph_curved: the one that belongs to `curved`.
+    layout: of the examples, where sums over them are written out; None: they are differentiated.
   """
 
   nodes: jax.Array
@@ -81,6 +93,7 @@ class Problem(struct.PyTreeNode):
   graph_before: Context
   graph_after: Context
   graph_curved: Context
+  layout: Layout | None
   num_users: int = struct.field(pytree_node=False)
 
 
@@ -176,6 +189,8 @@ def weight_of(problem: Problem, batch: tuple[jax.Array, jax.Array]) -> jax.Array
 
 def _ranking_gradient(problem: Problem, static: Static, vectors: jax.Array, mask: jax.Array) -> jax.Array:
   """∇ Σ_mask weight · loss(scores): in the scoped rows, or with a graph in all vectors."""
+  if problem.layout is not None and problem.graph_after is not None:
+    return _pair_curvature.gradient(problem.layout, vectors, jnp.where(mask, problem.examples.weight, 0.0))
   places, size = places_of(problem)
   (order, real), count = batches_of(touching(problem, mask), static.chunk)
   everywhere = jnp.arange(vectors.shape[0])

@@ -31,7 +31,7 @@ class Stored(struct.PyTreeNode):
   beyond: jax.Array
   gradient: jax.Array
   before: jax.Array
-  total: tuple[jax.Array, jax.Array]
+  total: list[jax.Array]
 
 
 def _ridge(problem: Problem, count: jax.Array, block: jax.Array, live: jax.Array) -> jax.Array:
@@ -123,8 +123,11 @@ def store(
   size, leading = sum(sizes.values()), min(static.leading_axes, dim)
   shapes = ((leading, leading), (dim - leading,))
   kept = Stored(
-    *(jnp.zeros((size, *shape)) for shape in (*shapes, (dim,), (dim,))),
-    total=tuple(jnp.zeros((2, *shape)) for shape in shapes),
+    block=jnp.zeros((size, *shapes[0])),
+    beyond=jnp.zeros((size, *shapes[1])),
+    gradient=jnp.zeros((size, dim)),
+    before=jnp.zeros((size, dim)),
+    total=[jnp.zeros((2, *shape)) for shape in shapes],
   )
   for place, side in enumerate(SIDES):
     sums_of = tiles(
@@ -144,10 +147,10 @@ def store(
         beyond=put(kept.beyond, sums.beyond),
         gradient=put(kept.gradient, sums.gradient),
         before=put(kept.before, sums.before),
-        total=tuple(
+        total=[
           whole.at[place].add(jnp.sum(part, axis=0))
           for whole, part in zip(kept.total, (sums.block, sums.beyond), strict=True)
-        ),
+        ],
       )
 
     kept = jax.lax.fori_loop(0, (rows[side].count + TILE - 1) // TILE, tile, kept)
