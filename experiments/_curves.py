@@ -1,4 +1,4 @@
-"""Line plots of the page from what `audit` and `stream` wrote."""
+"""Plots of the page from what `audit`, `stream` and `leave_one_out` wrote."""
 
 from __future__ import annotations
 
@@ -14,16 +14,18 @@ _LOWEST = 1e-3  # false positive rate at which a logarithmic axis starts
 
 
 def of_result(result: Mapping[str, Any]) -> list[dict[str, Any]]:
-  """The plots of one result of `audit` or `stream`.
+  """The plots of one result of `audit`, `stream` or `leave_one_out`.
 
   Raises:
-    ValueError: it is of neither kind.
+    ValueError: it is of no such kind.
   """
   if "audit" in result:
     return of_audit(result)
   if "stream" in result:
     return of_stream(result)
-  raise ValueError("expected a list of plots, or a result of audit or stream")
+  if "leave_one_out" in result:
+    return of_leave_one_out(result)
+  raise ValueError("expected a list of plots, or a result of audit, stream or leave_one_out")
 
 
 def thinned(fpr: Sequence[float], tpr: Sequence[float]) -> tuple[list[float], list[float]]:
@@ -80,5 +82,25 @@ def of_stream(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     found.append({
       "title": f"{result['dataset']}, {result['model']}: {label} along a stream of requests", "series": series,
       "heading": "Streams", "x_label": "pairs forgotten", "y_label": label,
+    })  # fmt: skip
+  return found
+
+
+def of_leave_one_out(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+  """A scatter plot a method: the true change of each left-out pair's score by the predicted one."""
+  data, true = result["data"], result["true"]
+  found = []
+  for method in sorted(result["leave_one_out"], key=_names.rank):
+    agreement = result["leave_one_out"][method]
+    ends = [min(*true, *agreement["predicted"]), max(*true, *agreement["predicted"])]
+    found.append({
+      "title": f"{data['name']}, seed {data['seed']}: {_names.display(method)}, pairs left out one at a time",
+      "heading": "Leave-one-out retraining",
+      "x_label": "predicted change of the pair's score", "y_label": "by retraining without it",
+      "series": [
+        {"name": "equal", "x": ends, "y": ends},
+        {"name": "pairs", "x": agreement["predicted"], "y": true, "joined": False},
+      ],
+      "note": f"Pearson's correlation {agreement['pearson']:.3f}, Spearman's {agreement['spearman']:.3f}.",
     })  # fmt: skip
   return found

@@ -37,15 +37,17 @@ class _Series:
   x: list[float]
   y: list[float]
   sd: list[float]
+  joined: bool = True
 
 
 def check(curves: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
   """`curves` with JSON types only.
 
   Args:
-    curves: for each plot {"title", "x_label", "y_label", "series": [{"name", "x", "y", "sd" (optional)}]} and, if
-      wanted, "x_scale" and "y_scale" ("linear" or "log"), "note" (said below it) and "heading" (plots with the same one
-      stand together). x, y and sd are lists of one length; x holds numbers, or texts in all series; None in y is a gap.
+    curves: for each plot {"title", "x_label", "y_label", "series": [{"name", "x", "y"}]} and, if wanted, "x_scale" and
+      "y_scale" ("linear" or "log"), "note" (said below it) and "heading" (plots with the same one stand together). A
+      series may have "sd", and "joined": false for points without a line. x, y and sd are lists of one length; x holds
+      numbers, or texts in all series; None in y is a gap.
 
   Raises:
     ValueError: something is missing, unknown or of another length; the message names the plot.
@@ -75,6 +77,8 @@ def check(curves: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def _check_series(one: Any, where: str) -> None:
   if not isinstance(one, dict) or any(key not in one for key in ("name", "x", "y")):
     raise ValueError(f"Expected every series of {where} to have name, x and y, got {one!r:.80}.")
+  if not isinstance(one.get("joined", True), bool):
+    raise ValueError(f"Expected joined of series {one['name']!r:.60} of {where} to be a bool, got {one['joined']!r}.")
   parts = {key: one[key] for key in ("x", "y", "sd") if one.get(key) is not None}
   if not all(isinstance(part, list) for part in parts.values()) or len({len(part) for part in parts.values()}) > 1:
     raise ValueError(f"Expected lists of one length in series {one['name']!r:.60} of {where}, got {one!r:.120}.")
@@ -106,7 +110,7 @@ def draw(curve: Mapping[str, Any]) -> Figure:
       for a, b in zip(x, y, strict=True)
     ]
     y = [b if is_seen else math.nan for b, is_seen in zip(y, seen, strict=True)]
-    series.append(_Series(str(one["name"]), x, y, sd))
+    series.append(_Series(str(one["name"]), x, y, sd, one.get("joined", True) and not choices))
     if not any(seen):
       empty.append(str(one["name"]))
   caption = str(curve.get("note") or "")
@@ -130,7 +134,8 @@ def _drawing_of(
   curve: Mapping[str, Any], series: Sequence[_Series], drawn: Sequence[_Series], choices: Sequence[str],
   logs: tuple[bool, bool], room: float,
 ) -> str | None:  # fmt: skip
-  """The drawing with the names right of the last points; None where these are too close to each other for that.
+  """The drawing with the names right of the last points; None where these are too close to each other for that, or
+  where points are not joined.
 
   With room 0 each name is in the plot, near the point of its line that is farthest from the other lines.
   """
@@ -156,9 +161,11 @@ def _drawing_of(
   parts = [frame(x, y, *labels, x_ticks=ticks)]
   paths = []
   for index, one in enumerate(drawn):
-    inner, path = _one(one, x, y, index, joined=not choices)
+    inner, path = _one(one, x, y, index)
     paths.append(path)
     parts.append(tag("g", tag("title", html.escape(one.name)) + inner, class_=colour(index)))
+  if room and not choices and not all(one.joined for one in drawn):
+    return None
   ends = [path[-1] for path in paths]
   heights = spread([end[1] for end in ends], LINE, top + 4, bottom)
   if room and not choices and any(abs(end[1] - height) > 1.5 * LINE for end, height in zip(ends, heights, strict=True)):
@@ -227,7 +234,7 @@ def _dashes(index: int) -> str | None:
   return _DASHES[index // NUM_COLOURS % len(_DASHES)]
 
 
-def _one(one: _Series, x: Axis, y: Axis, index: int, *, joined: bool) -> tuple[str, list[tuple[float, float]]]:
+def _one(one: _Series, x: Axis, y: Axis, index: int) -> tuple[str, list[tuple[float, float]]]:
   """The marks of a series, and the pixels of its points."""
   points = [
     (x.at(a), y.at(b), y.at(b + sd), y.at(b - sd)) if math.isfinite(a) and math.isfinite(b) else None
@@ -238,14 +245,14 @@ def _one(one: _Series, x: Axis, y: Axis, index: int, *, joined: bool) -> tuple[s
   parts = []
   many = len(seen) > _MANY
   spread_known = any(math.isfinite(sd) for sd in one.sd)
-  if joined:
+  if one.joined:
     for run in runs:
       path = "M" + "L".join(f"{num(px)} {num(py)}" for px, py, _, _ in run)
       if many and spread_known:
         around = [(px, high) for px, _, high, _ in run] + [(px, low) for px, _, _, low in reversed(run)]
         parts.append(tag("path", class_="spread", d="M" + "L".join(f"{num(a)} {num(b)}" for a, b in around) + "Z"))
       parts.append(tag("path", class_="line", d=path, stroke_dasharray=_dashes(index)))
-  if not many or not joined:
+  if not many or not one.joined:
     for px, py, high, low in seen:
       parts.append(tag("circle", class_="dot", cx=px, cy=py, r=3.0))
       if high != low:

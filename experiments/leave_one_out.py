@@ -91,7 +91,13 @@ def main(argv: list[str]) -> None:
     "true": true,
     "largest_gradient": max(slack),
     "pairs": [[int(data.user[i]), int(data.item[i])] for i in left_out],
-    "data": {"name": FLAGS.dataset, "users": data.num_users, "items": data.num_items, "pairs": len(data)},
+    "data": {
+      "name": FLAGS.dataset,
+      "seed": FLAGS.seed,
+      "users": data.num_users,
+      "items": data.num_items,
+      "pairs": len(data),
+    },
     "data_hash": data.digest(),
     **_results.provenance(),
   }

@@ -1,4 +1,4 @@
-"""Plots of the page from results of audits and streams."""
+"""Plots of the page from results of audits, streams and leave-one-out."""
 
 import numpy as np
 import pytest
@@ -55,6 +55,19 @@ def test_a_stream_of_users_has_a_plot_of_those_who_remain():
   assert plots[1]["series"][1]["y"] == [0.1, 0.1] and _page_lines.check(plots)
 
 
+def test_leaving_out_has_a_scatter_a_method_with_the_line_of_equality():
+  agreement = {"pearson": 0.9, "spearman": 0.8, "slope": 1.0, "predicted": [-1.0, -3.0, 0.5]}
+  result = {"leave_one_out": {"ifru": agreement, "rownewton": agreement}, "true": [-2.0, -2.5, 1.0]}
+  plots = _curves.of_result({**result, "data": {"name": "toy", "seed": 3}})
+  assert [plot["title"].split(", pairs")[0] for plot in plots] == ["toy, seed 3: IFRU", "toy, seed 3: RowNewton (ours)"]
+  line, points = plots[0]["series"]
+  assert line["x"] == line["y"] == [-3.0, 1.0] and "0.900" in plots[0]["note"]
+  assert (points["x"], points["y"], points["joined"]) == (agreement["predicted"], result["true"], False)
+  drawing = _page_lines.draw(_page_lines.check(plots)[0]).svg
+  # Two ends and three pairs; one line in the plot, and one in front of each of two names.
+  assert drawing.count("<circle") == 5 and drawing.count('class="line"') == 3
+
+
 def test_other_results_are_refused():
-  with pytest.raises(ValueError, match="audit or stream"):
+  with pytest.raises(ValueError, match="audit, stream or leave_one_out"):
     _curves.of_result({"method": "ifru"})
