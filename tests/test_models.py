@@ -1,3 +1,6 @@
+import gc
+import weakref
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -82,6 +85,20 @@ def test_neumf_tower_equals_the_mlp_on_the_concatenated_vectors():
   head = np.concatenate([tower["head_gmf"]["kernel"], tower["head_mlp"]["kernel"]])
   expected = np.concatenate([user[:3] * item[:3], hidden]) @ head + tower["head_mlp"]["bias"]
   assert model.score(params, jnp.asarray(user), jnp.asarray(item)) == pytest.approx(float(expected[0]), rel=1e-5)
+
+
+def test_a_graph_is_built_once_for_pairs_and_goes_with_them():
+  interactions, model = data(), models.lightgcn()
+  graph = model.context(interactions)
+  assert model.context(interactions) is graph
+  assert model.context(interactions.select(np.arange(3))) is not graph
+  alive = weakref.ref(graph)
+  del graph
+  gc.collect()
+  assert alive() is not None
+  del interactions
+  gc.collect()
+  assert alive() is None
 
 
 def test_popularity_counts_the_pairs_of_its_context():

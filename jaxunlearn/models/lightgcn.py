@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,9 @@ from jaxunlearn.base import Batch, Embeddings, Model, Params, inner_product_scor
 from jaxunlearn.data.interactions import Interactions
 from jaxunlearn.graph import METHODS, Graph, build_graph, propagate, propagate_rows
 from jaxunlearn.models.bprmf import init_tables
+
+# Of pairs that are alive: a request and the serving before and after it ask for the same ones.
+_GRAPHS: weakref.WeakKeyDictionary[Interactions, Graph] = weakref.WeakKeyDictionary()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,7 +55,9 @@ def lightgcn(config: LightGCNConfig | None = None) -> Model:
     return init_tables(key, num_users, num_items, config.embedding_dim, config.init_scale)
 
   def context(interactions: Interactions) -> Graph:
-    return build_graph(interactions)
+    if interactions not in _GRAPHS:
+      _GRAPHS[interactions] = build_graph(interactions)
+    return _GRAPHS[interactions]
 
   def layer0(params: Params) -> jax.Array:
     return jnp.concatenate([params["user"], params["item"]])

@@ -438,4 +438,4 @@ def test_the_preset_reads_the_training():
   assert (config.hops, config.user_weight_power, config.train_negatives, config.damping) == (0, 0.2, 7, 0.1)
   assert L2UnRankConfig.preset("lightgcn").hops == 1
   assert L2UnRankConfig.preset("neumf").damping > L2UnRankConfig.preset("bprmf").damping
-  assert [L2UnRankConfig.preset(name).step for name in ("bprmf", "wmf", "neumf")] == [1.5, 1.25, 1.0]
+  assert [L2UnRankConfig.preset(name).step for name in ("bprmf", "wmf", "lightgcn", "neumf")] == [1.5, 1.25, 1.6, 1.0]
