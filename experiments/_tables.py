@@ -37,6 +37,18 @@ def _lightul(kind: str) -> dict[str, Part]:
              "--forget=$D/ml-1m/forget/intr_0.01.txt"),
       seeds=2,
     )  # fmt: skip
+    parts["ml-1m-lightgcn-shards"] = Part(
+      flags=("--dataset=ml-1m", "--models=lightgcn", "--epochs=150", f"--methods=original,retrain,{_OWN}",
+             "--forget=$D/ml-1m/forget/intr_0.01.txt"),
+      seeds=1,
+    )  # fmt: skip
+    for dataset, epochs in (("gowalla", 48), ("yelp2018", 24)):
+      parts[f"{dataset}-lightgcn"] = Part(  # a budget of epochs, not a fit: LightGCN's own takes 1,000
+        flags=(f"--dataset={dataset}", "--models=lightgcn", f"--epochs={epochs}", "--lightgcn.l2=1e-4",
+               "--methods=original,retrain,rownewton,l2unrank,ifru,gradient-ascent,finetune,lightul-wm",
+               f"--forget=$D/{dataset}/forget/intr_0.01.txt"),
+        seeds=1,
+      )  # fmt: skip
     for dataset in ("gowalla", "yelp2018"):
       parts[f"{dataset}-bprmf"] = Part(
         flags=(f"--dataset={dataset}", "--models=bprmf", *_SPARSE, f"--methods={_POST_HOC},{_OWN}",
