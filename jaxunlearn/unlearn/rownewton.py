@@ -98,8 +98,9 @@ def unlearn(
   move the rows that the request does not name, by what the others' moves have changed for them. wmf: no sampling;
   blocks and gradients are closed sums, and a user's new row is the exact minimiser given the items, if its old one was
   (one ALS half-step).
-  lightgcn: blocks are of propagated vectors, those of layer 0 follow through the propagation and are coupled by
-  it (`_rownewton_graph.coupled_step`), and the retained graph takes the place of the old one.
+  lightgcn: blocks are of propagated vectors, whole between their `leading_axes` principal axes and diagonal beyond;
+  those of layer 0 follow through the propagation and are coupled by it (`_rownewton_graph.coupled_step`), and the
+  retained graph takes the place of the old one.
 
   Args:
     key: negatives, and fresh rows.
@@ -135,7 +136,7 @@ def unlearn(
   were affected.
 
   Cost: of affected rows' retained pairs, about num_negatives · d² each (bprmf, lightgcn: nearer to 1 · d² for users
-  of more than 128 pairs), and d³ a row; no array is as large as all blocks, except for lightgcn, which keeps them all,
+  of more than 128 pairs; lightgcn: leading_axes² for d²), and d³ a row; no array is as large as all blocks, except for lightgcn, which keeps them all,
   and in place of d³ pays two propagations and one product with all blocks an iteration. No second request traces again
   while the pairs keep their power-of-two capacity (lightgcn: and the number of affected users, and of items, stays in
   the same quarter between powers of two).

@@ -144,6 +144,7 @@ def test_curves_that_end_in_one_point_are_named_where_they_are_apart():
     ({"series": [{"name": "a", "x": [1], "y": [1, 2]}]}, "lists of one length in series 'a'"),
     ({"series": [{"name": "a", "x": [1], "y": ["2"]}]}, "numbers or null in series 'a'"),
     ({"series": [{"name": "a", "x": [1, "b"], "y": [1, 2]}]}, "numbers only or texts only"),
+    ({"series": [{"name": "a", "x": [1], "y": [1], "joined": "no"}]}, "joined of series 'a'"),
     ({"y_scale": "cubic"}, "y_scale of curves[0] ('Shards') to be linear or log, got 'cubic'"),
     ({"x_lable": "K"}, "Unknown in curves[0] ('Shards'): x_lable"),
   ],
