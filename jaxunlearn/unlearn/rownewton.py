@@ -136,10 +136,10 @@ def unlearn(
   were affected.
 
   Cost: of affected rows' retained pairs, about num_negatives · d² each (bprmf, lightgcn: nearer to 1 · d² for users
-  of more than 128 pairs; lightgcn: leading_axes² for d²), and d³ a row; no array is as large as all blocks, except for lightgcn, which keeps them all,
-  and in place of d³ pays two propagations and one product with all blocks an iteration. No second request traces again
-  while the pairs keep their power-of-two capacity (lightgcn: and the number of affected users, and of items, stays in
-  the same quarter between powers of two).
+  of more than 128 pairs; lightgcn: leading_axes² in place of d²), and d³ a row; no array is as large as all blocks,
+  except for lightgcn, which keeps them all, and in place of d³ pays two propagations and one product with all blocks
+  an iteration. No second request traces again while the pairs keep their power-of-two capacity (lightgcn: and the
+  number of affected users, and of items, stays in the same quarter between powers of two).
   """
   config = config or RowNewtonConfig.preset(model.name)
   family = loss_family(model)
