@@ -12,6 +12,7 @@ are (BUILD_NOTES, "Speed").
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -83,7 +84,7 @@ def lay_out(
     order[:real], column[:real] = sorted_.data, sorted_.indices
     return Matrix(jnp.asarray(column), jnp.asarray(sorted_.indptr.astype(np.int32)), jnp.asarray(order))
 
-  chunk = min(_CHUNK, size)
+  chunk = math.gcd(_CHUNK, size)  # the capacity is a power of two, the number of negatives need not be
   return Layout(
     user=jnp.asarray(users.reshape(-1, chunk)),
     ends=jnp.asarray(np.stack(ends, axis=1).reshape(-1, 2 * chunk)),

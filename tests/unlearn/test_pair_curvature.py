@@ -23,9 +23,9 @@ def example_set(negatives):
   return data, (user, positive + data.num_users, negative), jnp.asarray(weight)
 
 
-@pytest.mark.parametrize("negatives", [1, 3])
-def test_gradient_and_products_are_those_of_the_differentiated_loss(monkeypatch, negatives):
-  monkeypatch.setattr(_pair_curvature, "_CHUNK", 32)  # several chunks, of which the last are padding
+@pytest.mark.parametrize(("negatives", "chunk"), [(1, 32), (3, 32), (5, 512)])  # 512 does not divide 5 · 256
+def test_gradient_and_products_are_those_of_the_differentiated_loss(monkeypatch, negatives, chunk):
+  monkeypatch.setattr(_pair_curvature, "_CHUNK", chunk)  # several chunks, of which the last are padding
   data, (user, positive, negative), weight = example_set(negatives)
   size = data.num_users + data.num_items
   layout = _pair_curvature.lay_out(user, positive, negative, count=len(data), num_users=data.num_users, num_nodes=size)
