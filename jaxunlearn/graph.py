@@ -14,7 +14,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.sparse
 from flax import struct
 from jax.custom_derivatives import linear_call
 from jax.experimental import sparse as jsparse
@@ -74,28 +73,26 @@ def build_graph(interactions: Interactions, capacity: int | None = None) -> Grap
   if capacity < 2 * num_pairs:
     raise ValueError(f"Expected capacity={capacity} >= {2 * num_pairs}, two entries a pair.")
   num_nodes = num_users + interactions.num_items
-  by_user = interactions.to_csr()
-  by_item = scipy.sparse.csr_matrix(by_user.T)
-  by_item.sort_indices()
+  _, users_by_item = interactions.by_item()
   degree = np.concatenate([interactions.user_degrees(), interactions.item_degrees()])
   scale = np.where(degree > 0, 1.0 / np.sqrt(np.maximum(degree, 1)), 0.0)
-  row = np.full(capacity, num_nodes - 1, np.int32)
-  col = np.full(capacity, num_nodes - 1, np.int32)
-  row[:num_pairs], col[:num_pairs] = interactions.user, interactions.item + num_users
-  row[num_pairs : 2 * num_pairs] = np.repeat(np.arange(num_users, num_nodes), np.diff(by_item.indptr))
-  col[num_pairs : 2 * num_pairs] = by_item.indices
+  row, col = np.full((2, capacity), num_nodes - 1, np.int32)
+  row[: 2 * num_pairs] = np.repeat(np.arange(num_nodes, dtype=np.int32), degree)
+  col[:num_pairs], col[num_pairs : 2 * num_pairs] = interactions.item, users_by_item
+  col[:num_pairs] += num_users
   data = np.zeros(capacity, np.float32)
-  data[: 2 * num_pairs] = scale[row[: 2 * num_pairs]] * scale[col[: 2 * num_pairs]]
+  data[: 2 * num_pairs] = np.repeat(scale, degree) * scale.take(col[: 2 * num_pairs])
   indptr = np.concatenate([[0], np.cumsum(degree)])
+  column = jnp.asarray(col)
   adjacency = jsparse.BCOO(
-    (jnp.asarray(data), jnp.asarray(np.stack([row, col], axis=1))),
+    (jnp.asarray(data), jnp.stack([jnp.asarray(row), column], axis=1)),
     shape=(num_nodes, num_nodes),
     indices_sorted=True,
     unique_indices=False,  # the padding repeats one entry
   )
   return Graph(
     adjacency=adjacency,
-    column=jnp.asarray(col),
+    column=column,
     indptr=jnp.asarray(indptr.astype(np.int32)),
     degree=jnp.asarray(degree.astype(np.float32)),
     num_users=num_users,

@@ -129,15 +129,21 @@ class Interactions:
       ValueError: a pair of `forget` is not here; the message names the first five. Deleting what was never
         there is a mistake to hear about (a second deletion of the same pair, a wrong file).
     """
-    found = forget.contains(self)
-    if int(found.sum()) != len(forget):
-      absent = ~self.contains(forget)
+    self._check_same_axes(forget)
+    mine, theirs = self.keys(), forget.keys()
+    at = np.searchsorted(mine, theirs)
+    absent = np.ones(theirs.shape, bool)
+    inside = at < mine.size
+    absent[inside] = mine[at[inside]] != theirs[inside]
+    if absent.any():
       raise ValueError(
         "Expected every pair of forget to be among the interactions; these (user, item) are not: "
         f"{_first_five(forget.user[absent], forget.item[absent])}. Drop them from the request, or resolve it with "
         "missing='ignore'."
       )
-    return self.select(~found)
+    keep = np.ones(mine.shape, bool)
+    keep[at] = False
+    return self.select(keep)
 
   def select(self, keep: np.ndarray) -> Interactions:
     """The pairs where `keep` (bool [N], or ascending row numbers) holds."""
@@ -174,6 +180,20 @@ class Interactions:
   def indptr(self) -> np.ndarray:
     """int64 [num_users + 1]: user u owns rows indptr[u] to indptr[u + 1]."""
     return np.concatenate([[0], np.cumsum(self.user_degrees())])
+
+  def by_item(self) -> tuple[np.ndarray, np.ndarray]:
+    """The same pairs from the other side: int64 [num_items + 1], int32 [N], both read-only. Sorted once.
+
+    Item i's users are the second array's entries from the first one's number i to its number i + 1, ascending.
+    """
+    return self._by_item
+
+  @functools.cached_property
+  def _by_item(self) -> tuple[np.ndarray, np.ndarray]:
+    matrix = self.to_csr().tocsc()  # a counting sort, so users stay in order
+    indptr, user = matrix.indptr.astype(np.int64), matrix.indices.astype(np.int32, copy=False)
+    indptr.flags.writeable = user.flags.writeable = False  # whoever asks gets the same arrays
+    return indptr, user
 
   def to_csr(self) -> scipy.sparse.csr_matrix:
     """float32 CSR matrix [num_users, num_items] of ones, indices sorted."""

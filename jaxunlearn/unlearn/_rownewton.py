@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from jaxunlearn.unlearn._rownewton_sums import TILE, Rows, tiles
+from jaxunlearn.unlearn._rownewton_sums import Rows, tiles
 from jaxunlearn.unlearn._rownewton_terms import Point, Problem, Static
 
 SIDES = ("user", "item")
@@ -110,7 +110,7 @@ def sweep(
     return table, jnp.maximum(largest, jnp.max(relative)), capped + jnp.sum(relative > max_step)
 
   start = (table, jnp.zeros(()), jnp.zeros((), jnp.int32))
-  table, largest, capped = jax.lax.fori_loop(0, (rows.count + TILE - 1) // TILE, tile, start)
+  table, largest, capped = jax.lax.fori_loop(0, _num_tiles(rows), tile, start)
   return table, {"largest_step": largest, "capped": capped}
 
 
@@ -136,11 +136,12 @@ def store(
     first = place * sizes["user"]
 
     def tile(index: jax.Array, kept: Stored, sums_of: Any = sums_of, first: int = first, place: int = place) -> Stored:
+      size = rows[SIDES[place]].tile
       _, live, sums = sums_of(index)
       sums = jax.tree.map(lambda x: jnp.where(live.reshape(-1, *(1,) * (x.ndim - 1)), x, 0.0), sums)
 
       def put(whole: jax.Array, part: jax.Array) -> jax.Array:
-        return jax.lax.dynamic_update_slice_in_dim(whole, part, first + index * TILE, 0)
+        return jax.lax.dynamic_update_slice_in_dim(whole, part, first + index * size, 0)
 
       return Stored(
         block=put(kept.block, sums.block),
@@ -153,8 +154,12 @@ def store(
         ],
       )
 
-    kept = jax.lax.fori_loop(0, (rows[side].count + TILE - 1) // TILE, tile, kept)
+    kept = jax.lax.fori_loop(0, _num_tiles(rows[side]), tile, kept)
   return kept
+
+
+def _num_tiles(rows: Rows) -> jax.Array:
+  return (rows.count + rows.tile - 1) // rows.tile
 
 
 def _counts(problem: Problem, side: str) -> tuple[jax.Array, jax.Array]:

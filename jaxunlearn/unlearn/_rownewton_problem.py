@@ -50,9 +50,8 @@ def make_problem(
     _item_counts(data, weight, degree, draws=family != "squares")
     for data, weight, degree in zip((interactions, retained), weights, degrees, strict=True)
   ]
-  by_item = retained.to_csr().tocsc()  # a counting sort
-  of_item = np.repeat(np.arange(num_items, dtype=np.int32), np.diff(by_item.indptr))
-  transposed = Interactions(of_item, by_item.indices.astype(np.int32), num_items, num_users)
+  of_item = np.repeat(np.arange(num_items, dtype=np.int32), retained.item_degrees())
+  transposed = Interactions(of_item, retained.by_item()[1], num_items, num_users)
   of_family = {"bpr": 0.0, "bce": train_negatives, "squares": getattr(model.config, "unobserved_weight", 0.0)}
   problem = Problem(
     known=interactions.padded(capacity),
@@ -83,23 +82,41 @@ def _both_sides(
 ) -> dict[str, Rows]:
   """The rows of the users and of the items of some pairs."""
   keeps = model.name == "lightgcn"
-  return {
+  sides = {
     "user": _rows(interactions.user_degrees(), retained.user_degrees(), pairs.user, keeps),
     "item": _rows(interactions.item_degrees(), retained.item_degrees(), pairs.item, keeps),
   }
+  if loss_family(model) == "bpr":
+    sides["item"] = sides["item"].replace(**_partners(retained, np.unique(pairs.item)))
+  return sides
+
+
+def _partners(retained: Interactions, items: np.ndarray) -> dict[str, jax.Array]:
+  """The users who have a pair with one of the items, as `Rows` has them."""
+  indptr, user = retained.by_item()
+  length = indptr[items + 1] - indptr[items]
+  first = np.repeat(indptr[items] - np.cumsum(length) + length, length)
+  has = np.zeros(retained.num_users, bool)
+  has[user[first + np.arange(first.size)]] = True
+  found = np.flatnonzero(has)
+  padded = np.zeros(retained.num_users, np.int32)
+  padded[: found.size] = found
+  return {"partners": jnp.asarray(padded), "num_partners": jnp.int32(found.size)}
 
 
 def _item_counts(data: Interactions, weight: np.ndarray, degree: np.ndarray, *, draws: bool) -> np.ndarray:
   """float [num_items]: weighted examples with the item as positive and, in expectation, as a negative."""
-  count = np.bincount(data.item, weight[data.user], data.num_items)
-  if draws:
-    each = weight * degree / np.maximum(data.num_items - degree, 1)
-    count += each.sum() - np.bincount(data.item, each[data.user], data.num_items)
-  return count
+  drawn = weight * degree / np.maximum(data.num_items - degree, 1) if draws else np.zeros_like(weight)
+  return drawn.sum() + data.to_csr().T @ (weight - drawn)  # a sum over each item's pairs
 
 
-def _quarter_capacity(count: int) -> int:
-  """The smallest of 4/4, 5/4, 6/4, 7/4 of a power of two that holds `count`, in whole tiles."""
+def _quarter_capacity(count: int, num_pairs: int) -> int:
+  """The smallest of 4/4, 5/4, 6/4, 7/4 of a power of two that holds `count`, in whole tiles.
+
+  Of a request of few pairs, 8, 16 or 32, whatever its count, so that the next one like it has the same.
+  """
+  if num_pairs <= TILE:
+    return max(8, 1 << (num_pairs - 1).bit_length())
   step = max(capacity_for(count) // 8, TILE)
   return -(-max(count, 1) // step) * step
 
@@ -109,7 +126,7 @@ def _rows(old: np.ndarray, new: np.ndarray, named: np.ndarray, keeps: bool) -> R
   (powers of two would be up to 100 %)."""
   index = np.unique(named)
   index = index[np.argsort(-new[index], kind="stable")]
-  capacity = _quarter_capacity(index.size) if keeps else -(-old.size // TILE) * TILE
+  capacity = _quarter_capacity(index.size, named.size) if keeps else -(-old.size // TILE) * TILE
   padded = np.zeros(capacity, np.int32)
   padded[: index.size] = index
   fresh = jnp.asarray((new == 0) & (old > 0))
@@ -119,7 +136,10 @@ def _rows(old: np.ndarray, new: np.ndarray, named: np.ndarray, keeps: bool) -> R
 @functools.partial(jax.jit, static_argnames=("model",))
 def fresh_rows(key: jax.Array, params: Params, rows: dict[str, Rows], *, model: Model) -> Params:
   """Sets rows that have lost their last pair: a user's as drawn by `init`, an item's to 0, to be moved from there."""
-  drawn = model.init(key, params["user"].shape[0], params["item"].shape[0])
-  start = {"user": drawn["user"], "item": jnp.zeros_like(params["item"])}
-  moved = {side: jnp.where(rows[side].fresh[:, None], start[side], params[side]) for side in start}
-  return {**params, **moved}
+
+  def drawn() -> jax.Array:
+    return jnp.where(rows["user"].fresh[:, None], model.init(key, *sizes)["user"], params["user"])
+
+  sizes = params["user"].shape[0], params["item"].shape[0]
+  user = jax.lax.cond(jnp.any(rows["user"].fresh), drawn, lambda: params["user"])
+  return {**params, "user": user, "item": jnp.where(rows["item"].fresh[:, None], 0.0, params["item"])}

@@ -1,8 +1,8 @@
 """Sums over pairs for the solves of `rownewton`: blocks and gradients of affected rows, tile by tile.
 
-Affected rows come sorted by degree and go through in tiles of `TILE` rows, and the examples of a tile in chunks of
-`CHUNK` a row. Both loops run as often as the request needs, so requests of all sizes share one program, and without a
-graph the largest array of blocks is that of one tile.
+Affected rows come sorted by degree and go through in tiles of `TILE` rows, or of all where these are fewer, and the
+examples of a tile in chunks of `CHUNK` a row. Both loops run as often as the request needs, so requests of all sizes
+share one program, and without a graph the largest array of blocks is that of one tile.
 """
 
 from __future__ import annotations
@@ -27,14 +27,23 @@ class Rows(struct.PyTreeNode):
   """Affected rows of one side.
 
   Attributes:
-    index: int32 [capacity], the row with most retained pairs first; the capacity is a multiple of `TILE`.
+    index: int32 [capacity], the row with most retained pairs first; the capacity is a multiple of `tile`.
     count: int32 scalar, how many of them there are.
     fresh: bool [rows of the side]: it has lost its last pair, so nothing of its old place is left.
+    partners: items of bpr: int32 [num_users], the users of their retained pairs first; None elsewhere.
+    num_partners: int32 scalar, how many those are.
   """
 
   index: jax.Array
   count: jax.Array
   fresh: jax.Array
+  partners: jax.Array | None = None
+  num_partners: jax.Array | None = None
+
+  @property
+  def tile(self) -> int:
+    """Rows that are solved together."""
+    return min(TILE, self.index.shape[0])
 
 
 class Sums(struct.PyTreeNode):
@@ -81,15 +90,16 @@ def tiles(
       for point, data in ((at, problem.retained), (before, problem.known))
     ]
   if static.family == "bpr" and side == "item":
-    pools = terms.pool_odds(jax.random.fold_in(key, 1), static, problem, points)
+    assert rows.partners is not None and rows.num_partners is not None
+    pools = terms.pool_odds(jax.random.fold_in(key, 1), static, problem, points, rows.partners, rows.num_partners)
   if static.family != "squares" and side == "item":
     draws = item_draws(jax.random.fold_in(key, 0), static, problem, rows.index, rows.count)
   sums_fn = _user_sums if side == "user" else _item_sums
 
   def tile(index: jax.Array) -> tuple[jax.Array, jax.Array, Sums]:
-    slot = index * TILE + jnp.arange(TILE, dtype=jnp.int32)
+    slot = index * rows.tile + jnp.arange(rows.tile, dtype=jnp.int32)
     live, row = slot < rows.count, rows.index[slot]
-    fixed = pools, jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, index * TILE, TILE), draws)
+    fixed = pools, jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, slot[0], rows.tile), draws)
     sums = sums_fn(jax.random.fold_in(key, 2 + index), static, problem, points, row, fixed, dim)
     if dense is not None:
       sums = sums.replace(
@@ -110,13 +120,13 @@ def _gram(point: Point, data: PaddedInteractions, side: str) -> jax.Array:
   return jnp.matmul(table.T, table, precision="highest")
 
 
-def _empty(dim: int, leading: int) -> Sums:
+def _empty(size: int, dim: int, leading: int) -> Sums:
   leading = min(leading, dim)
   return Sums(
-    block=jnp.zeros((TILE, leading, leading)),
-    beyond=jnp.zeros((TILE, dim - leading)),
-    gradient=jnp.zeros((TILE, dim)),
-    before=jnp.zeros((TILE, dim)),
+    block=jnp.zeros((size, leading, leading)),
+    beyond=jnp.zeros((size, dim - leading)),
+    gradient=jnp.zeros((size, dim)),
+    before=jnp.zeros((size, dim)),
   )
 
 
@@ -163,7 +173,7 @@ def _user_sums(
     found = [terms.user_pieces(static, problem, at, row, data.item[slot], real / shared, negatives) for at in points]
     return sums.add(found[0], found[-1], ratios)
 
-  return jax.lax.fori_loop(0, _num_chunks(total, size), chunk, _empty(dim, static.leading_axes))
+  return jax.lax.fori_loop(0, _num_chunks(total, size), chunk, _empty(row.size, dim, static.leading_axes))
 
 
 def _item_sums(
@@ -184,7 +194,7 @@ def _item_sums(
     ]
     return sums.add(found[0], found[-1], (ratio_of[users],))
 
-  sums = jax.lax.fori_loop(0, _num_chunks(degree, CHUNK), chunk, _empty(dim, static.leading_axes))
+  sums = jax.lax.fori_loop(0, _num_chunks(degree, CHUNK), chunk, _empty(row.size, dim, static.leading_axes))
   if static.family == "squares":
     return sums
   retained, lost = draws

@@ -16,6 +16,7 @@ from jaxunlearn.losses import row_sum
 from jaxunlearn.unlearn._rownewton_draws import draw_absent
 
 _PAIRS = 256  # forgotten pairs a step
+_USERS = 512  # whose pools are drawn together
 _POSITIVES = 64  # retained pairs of a user that a forgotten item, now a possible negative, is set against
 
 Pieces = list[tuple[jax.Array, jax.Array, jax.Array]]  # features [T, N, d], curvature [T, N], gradient [T, N]
@@ -186,13 +187,29 @@ def drawn_pieces(
 
 
 def pool_odds(
-  key: jax.Array, static: Static, problem: Problem, points: list[Point]
+  key: jax.Array, static: Static, problem: Problem, points: list[Point], users: jax.Array, count: jax.Array
 ) -> list[tuple[jax.Array, jax.Array]]:
-  """For each point, exp(−score) of items that a user has no pair with, and their shares: both [num_users, S]."""
-  users = jnp.arange(problem.retained.num_users, dtype=jnp.int32)
-  items, share = draw_absent(key, problem.retained, users, static.pool)
-  scores = [scores_against(static, at.rest, at.vectors.user, at.vectors.item[items], "user") for at in points]
-  return [(_odds(score), share) for score in scores]
+  """For each point, exp(−score) of items that a user has no pair with, and their shares: both [num_users, S].
+
+  Of the first `count` of `users` (int32 [num_users]); rows of others are 0.
+  """
+  num_users, num_items = problem.retained.num_users, problem.retained.num_items
+  step = min(_USERS, num_users)
+  users = jnp.pad(users, (0, -num_users % step))
+  shape = (num_users, min(static.pool, num_items))
+
+  def some(at_step: jax.Array, kept: tuple[list[jax.Array], jax.Array]) -> tuple[list[jax.Array], jax.Array]:
+    tables, shares = kept
+    user = jax.lax.dynamic_slice_in_dim(users, at_step * step, step)
+    items, share = draw_absent(jax.random.fold_in(key, at_step), problem.retained, user, static.pool)
+    target = jnp.where(at_step * step + jnp.arange(step) < count, user, num_users)
+    scores = [scores_against(static, at.rest, at.vectors.user[user], at.vectors.item[items], "user") for at in points]
+    tables = [table.at[target].set(_odds(score), mode="drop") for table, score in zip(tables, scores, strict=True)]
+    return tables, shares.at[target].set(share, mode="drop")
+
+  start = [jnp.zeros(shape) for _ in points], jnp.zeros(shape)
+  tables, share = jax.lax.fori_loop(0, (count + step - 1) // step, some, start)
+  return [(odds, share) for odds in tables]
 
 
 @functools.partial(jax.jit, static_argnames=("static",))

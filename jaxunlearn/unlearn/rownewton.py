@@ -21,7 +21,7 @@ from jaxunlearn.linalg import MESSAGES, NEGATIVE_CURVATURE, NON_FINITE
 from jaxunlearn.train import TrainConfig
 from jaxunlearn.unlearn import _rownewton
 from jaxunlearn.unlearn import _rownewton_terms as terms
-from jaxunlearn.unlearn._rownewton_graph import coupled_step, principal_axes, turned
+from jaxunlearn.unlearn._rownewton_graph import coupled_step, has_columns, point_and_columns, principal_axes, turned
 from jaxunlearn.unlearn._rownewton_problem import every_row, fresh_rows, loss_family, make_problem
 from jaxunlearn.unlearn._rownewton_sums import Rows
 from jaxunlearn.unlearn.retrain import ModelState, post_hoc
@@ -138,8 +138,10 @@ def unlearn(
   Cost: of affected rows' retained pairs, about num_negatives · d² each (bprmf, lightgcn: nearer to 1 · d² for users
   of more than 128 pairs; lightgcn: leading_axes² in place of d²), and d³ a row; no array is as large as all blocks,
   except for lightgcn, which keeps them all, and in place of d³ pays two propagations and one product with all blocks
-  an iteration. No second request traces again while the pairs keep their power-of-two capacity (lightgcn: and the
-  number of affected users, and of items, stays in the same quarter between powers of two).
+  an iteration; of a request of up to 32 pairs the affected rows' columns of the propagation are made once, beside the
+  vectors, and serve all products. No second request traces again while the pairs keep their power-of-two capacity
+  (lightgcn: and the number of forgotten pairs stays up to 8, 16 or 32, or beyond that the number of affected users,
+  and of items, in the same quarter between powers of two).
   """
   config = config or RowNewtonConfig.preset(model.name)
   family = loss_family(model)
@@ -169,17 +171,18 @@ def unlearn(
     pair_negatives=config.pair_negatives,
     leading_axes=params["user"].shape[1] if old_context is None else config.leading_axes,
   )
-  before = _point(model, params, old_context)
+  before, columns = _located(model, params, old_context, rows)
   gone = terms.removed(jax.random.fold_in(key, 1), problem, before, static=static)
   new = fresh_rows(jax.random.fold_in(key, 0), params, rows, model=model)
   later = rows
   if config.scope == "all" and config.num_rounds > 1:
     later = every_row(model, interactions, retained)  # in the first round none of the others has a reason to move
   of_round = [rows] + [later] * (config.num_rounds - 1)
-  solve = functools.partial(
-    _plain if context is None else _coupled, key, model, problem, of_round, gone, before, config
-  )
-  new, info = solve(params, new, old_context, context, static)
+  request = key, model, problem, of_round, gone, before, config, params, new
+  if context is None:
+    new, info = _plain(*request, static)
+  else:
+    new, info = _coupled(*request, old_context, context, columns, static)
   check_finite("the new parameters (raise damping)", new)
   info = {name: np.asarray(value).item() for name, value in info.items()}
   info |= {
@@ -195,22 +198,20 @@ def unlearn(
 
 def _plain(
   key: jax.Array, model: Model, problem: terms.Problem, of_round: list[dict[str, Rows]], gone: Embeddings,
-  before: terms.Point, config: RowNewtonConfig, params: Params, new: Params, old_context: None, context: None,
-  static: terms.Static,
+  before: terms.Point, config: RowNewtonConfig, params: Params, new: Params, static: terms.Static,
 ) -> tuple[Params, dict[str, Any]]:  # fmt: skip
   """Rounds of sweeps over both sides; in the first both start from the old parameters, which saves half of its work."""
-  del old_context
   cap = jnp.float32(config.max_step)
   info: dict[str, Any] = {}
   for number, rows in enumerate(of_round):
-    at = _point(model, new, context)
+    at = _point(model, new, None)
     for place, side in enumerate(("user", "item")):
       table, report = _rownewton.sweep(
         jax.random.fold_in(key, 2 + place), problem, rows[side], new[side], params[side], getattr(gone, side), at,
         before, cap, static=static, side=side, moved=number > 0,
       )  # fmt: skip
       new = {**new, side: table}
-      at = _point(model, new, context) if number else at
+      at = _point(model, new, None) if number else at
       info |= {f"{name}_{side}": value for name, value in report.items()}
   return new, info
 
@@ -218,19 +219,22 @@ def _plain(
 def _coupled(
   key: jax.Array, model: Model, problem: terms.Problem, of_round: list[dict[str, Rows]], gone: Embeddings,
   before: terms.Point, config: RowNewtonConfig, params: Params, new: Params, old_context: Any, context: Any,
-  static: terms.Static,
+  old_columns: jax.Array | None, static: terms.Static,
 ) -> tuple[Params, dict[str, Any]]:  # fmt: skip
-  """Rounds of steps of both sides together, through the graph."""
+  """Rounds of steps of both sides together, through the graph; `old_columns` are those of the first round's rows."""
   info: dict[str, Any] = {}
   basis = principal_axes(before)
   for rows in of_round:
-    at = _point(model, new, context)
+    at, columns = _located(model, new, context, rows)
+    if rows is not of_round[0] and columns is not None:
+      _, old_columns = _located(model, params, old_context, rows)
     stored = _rownewton.store(
       jax.random.fold_in(key, 2), problem, rows, turned(at, basis), turned(before, basis), static=static
     )
     tables, found, report = coupled_step(
       problem, old_context, context, rows, stored, gone, new, params, basis, jnp.float32(config.max_step),
       jnp.int32(config.coupling_steps), jnp.float32(config.tolerance),
+      None if columns is None else (old_columns, columns),
       num_layers=model.config.num_layers, method=model.config.product,
     )  # fmt: skip
     if int(found.code) in (NEGATIVE_CURVATURE, NON_FINITE):
@@ -248,6 +252,15 @@ def _encode(model: Model, params: Params, context: Context) -> Embeddings:
 def _point(model: Model, params: Params, context: Context) -> terms.Point:
   rest = {name: leaf for name, leaf in params.items() if name not in ("user", "item")}
   return terms.Point(vectors=_encode(model, params, context), rest=rest)
+
+
+def _located(
+  model: Model, params: Params, context: Context, rows: dict[str, Rows]
+) -> tuple[terms.Point, jax.Array | None]:
+  """The point, and for a graph and few rows its columns that belong to them."""
+  if context is None or not has_columns(rows):
+    return _point(model, params, context), None
+  return point_and_columns(context, params, rows, num_layers=model.config.num_layers, method=model.config.product)
 
 
 def rownewton(

@@ -62,6 +62,22 @@ def test_degrees_indptr_and_csr_agree_with_counting(a):
   np.testing.assert_array_equal(value.to_csr().toarray(), dense)
 
 
+@given(pair_sets)
+def test_by_item_lists_every_items_users_sorted(a):
+  indptr, user = of(a).by_item()
+  assert indptr.shape == (ITEMS + 1,) and user.dtype == np.int32
+  for item in range(ITEMS):
+    assert user[indptr[item] : indptr[item + 1]].tolist() == sorted(u for u, i in a if i == item)
+
+
+def test_by_item_is_sorted_once_and_cannot_be_written():
+  value = Interactions.from_pairs([0, 0, 2], [1, 3, 1])
+  for first, again in zip(value.by_item(), value.by_item(), strict=True):
+    assert first is again
+    with pytest.raises(ValueError, match="read-only"):
+      first[0] = 7
+
+
 def test_degrees_are_counted_once_and_cannot_be_written():
   value = Interactions.from_pairs([0, 0, 2], [1, 3, 1])
   for degrees in (value.user_degrees, value.item_degrees):

@@ -70,6 +70,29 @@ def test_draws_of_items_do_not_depend_on_how_many_are_made_at_once(monkeypatch):
     np.testing.assert_array_equal(a[:count], b[:count])
 
 
+def test_pools_are_those_of_the_users_whose_items_are_affected_and_do_not_depend_on_the_step(monkeypatch):
+  data, forget, params = setup(MF, count=2)
+  problem, rows, static, point = parts_of(MF, params, data, forget, "bpr")
+  retained, named = data.without(forget), set(forget.item.tolist())
+  pairs = zip(retained.user.tolist(), retained.item.tolist(), strict=True)
+  expected = sorted({user for user, item in pairs if item in named})
+  count = int(rows["item"].num_partners)
+  assert np.asarray(rows["item"].partners)[:count].tolist() == expected and 0 < count < data.num_users
+  args = (KEY, static, problem, [point, point], rows["item"].partners, rows["item"].num_partners)
+  whole = terms.pool_odds(*args)
+  others = np.setdiff1d(np.arange(data.num_users), expected)
+  scores = np.asarray(point.vectors.user) @ np.asarray(point.vectors.item).T
+  absent = np.ones(scores.shape)
+  absent[retained.user, retained.item] = 0
+  for odds, share in whole:
+    np.testing.assert_allclose(odds[np.array(expected)], np.exp(-scores[expected]), rtol=1e-5)
+    np.testing.assert_allclose(share[np.array(expected)], (absent / absent.sum(axis=1)[:, None])[expected], rtol=1e-6)
+    assert not np.any(odds[others]) and not np.any(share[others])
+  monkeypatch.setattr(terms, "_USERS", 3)
+  for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(terms.pool_odds(*args)), strict=True):
+    np.testing.assert_array_equal(a, b)
+
+
 def test_odds_give_the_sigmoid_of_a_difference_and_do_not_overflow():
   score = jnp.array([-300.0, -90.0, -30.0, -1.0, 0.0, 0.5, 30.0, 90.0, 300.0])
   got = 1 / (1 + terms._odds(-score)[:, None] * terms._odds(score)[None, :])
@@ -82,9 +105,11 @@ def test_odds_give_the_sigmoid_of_a_difference_and_do_not_overflow():
 
 
 def test_capacities_of_rows_are_few_and_close():
-  found = {_rownewton_problem._quarter_capacity(count) for count in range(1, 9000)}
+  found = {_rownewton_problem._quarter_capacity(count, count) for count in range(1, 9000)}
   assert len(found) < 32
+  few = [_rownewton_problem._quarter_capacity(count, pairs) for pairs in range(1, 33) for count in range(1, pairs + 1)]
+  assert few == [next(c for c in (8, 16, 32) if pairs <= c) for pairs in range(1, 33) for _ in range(pairs)]
   for count in range(1, 9000, 7):
-    capacity = _rownewton_problem._quarter_capacity(count)
+    capacity = _rownewton_problem._quarter_capacity(count, 9000)
     assert capacity % _rownewton_sums.TILE == 0
     assert count <= capacity < max(1.25 * count, count + _rownewton_sums.TILE)

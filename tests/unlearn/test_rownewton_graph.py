@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from jaxunlearn import models
-from jaxunlearn.unlearn import _rownewton, rownewton
+from jaxunlearn.unlearn import _rownewton, _rownewton_graph, rownewton
 from jaxunlearn.unlearn import _rownewton_terms as terms
+from jaxunlearn.unlearn._rownewton_graph import has_columns
 from jaxunlearn.unlearn.rownewton import unlearn
 from tests.unlearn.rownewton_small import (
   DIM,
@@ -46,9 +47,11 @@ def dense_propagation(data):
   return (np.eye(size) + adjacency + adjacency @ adjacency) / 3
 
 
-@pytest.mark.parametrize("leading", [DIM, 2])
-def test_the_step_through_a_graph_solves_the_dense_system(leading):
+@pytest.mark.parametrize(("leading", "columns"), [(DIM, True), (DIM, False), (2, True), (2, False)])
+def test_the_step_through_a_graph_solves_the_dense_system(monkeypatch, leading, columns):
   """In principal axes; of a block, what is off its diagonal beyond the leading axes counts as 0."""
+  if not columns:
+    monkeypatch.setattr(rownewton, "has_columns", lambda rows: False)
   data, _, params = setup(GCN, num_pairs=90)
   forget = data.select(np.arange(2, len(data), 9))
   retained, num_users = data.without(forget), data.num_users
@@ -87,6 +90,21 @@ def test_the_step_through_a_graph_solves_the_dense_system(leading):
   small = system[np.ix_(inside, range(DIM), inside, range(DIM))].reshape(len(right), -1)
   step = np.linalg.solve(small, right).reshape(-1, DIM)
   np.testing.assert_allclose(new[inside], (start[inside] + step) @ basis.T, rtol=2e-3, atol=2e-4 * np.abs(step).max())
+
+
+@pytest.mark.parametrize(("scope", "most"), [("affected", 8), ("all", 8), ("all", 32)])
+def test_columns_of_the_propagation_give_what_products_give(monkeypatch, scope, most):
+  data, forget, params = setup(GCN, count=4)
+  config = dataclasses.replace(EXACT, num_rounds=3, scope=scope, coupling_steps=100, tolerance=1e-6)
+  monkeypatch.setattr(_rownewton_graph, "TILE", most)  # all rows are more than 8, and no more than 32
+  asked = []
+  monkeypatch.setattr(rownewton, "has_columns", lambda rows: asked.append(has_columns(rows)) or asked[-1])
+  with_columns = unlearn(KEY, GCN, params, data, forget, config)
+  assert asked[0] and all(asked) == (scope == "affected" or most == 32)
+  monkeypatch.setattr(rownewton, "has_columns", lambda rows: False)
+  with_products = unlearn(KEY, GCN, params, data, forget, config)
+  for side in params:
+    np.testing.assert_allclose(with_columns.state.params[side], with_products.state.params[side], rtol=1e-3, atol=1e-4)
 
 
 def test_the_scorer_serves_the_new_rows_over_the_retained_graph():
