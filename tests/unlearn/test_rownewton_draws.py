@@ -71,13 +71,14 @@ def test_draws_of_items_do_not_depend_on_how_many_are_made_at_once(monkeypatch):
 
 
 def test_pools_are_those_of_the_users_whose_items_are_affected_and_do_not_depend_on_the_step(monkeypatch):
-  data, forget, params = setup(MF, count=2)
+  data, forget, params = setup(MF, count=2, seed=5)
   problem, rows, static, point = parts_of(MF, params, data, forget, "bpr")
   retained, named = data.without(forget), set(forget.item.tolist())
   pairs = zip(retained.user.tolist(), retained.item.tolist(), strict=True)
   expected = sorted({user for user, item in pairs if item in named})
   count = int(rows["item"].num_partners)
-  assert np.asarray(rows["item"].partners)[:count].tolist() == expected and 0 < count < data.num_users
+  assert np.asarray(rows["item"].partners)[:count].tolist() == expected and count < data.num_users
+  assert 0 not in expected  # which is what the list is padded with
   args = (KEY, static, problem, [point, point], rows["item"].partners, rows["item"].num_partners)
   whole = terms.pool_odds(*args)
   others = np.setdiff1d(np.arange(data.num_users), expected)
