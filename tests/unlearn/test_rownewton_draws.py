@@ -1,14 +1,12 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxunlearn.unlearn import _rownewton, _rownewton_draws, _rownewton_problem, _rownewton_sums
 from jaxunlearn.unlearn import _rownewton_terms as terms
-from tests.unlearn.rownewton_small import (
-  MF,
-  parts_of,
-  setup,
-)
+from jaxunlearn.unlearn.rownewton import unlearn
+from tests.unlearn.rownewton_small import EXACT, GCN, MF, WMF, parts_of, setup
 
 KEY = jax.random.key(0)
 
@@ -92,6 +90,18 @@ def test_pools_are_those_of_the_users_whose_items_are_affected_and_do_not_depend
   monkeypatch.setattr(terms, "_USERS", 3)
   for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(terms.pool_odds(*args)), strict=True):
     np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("model", [MF, GCN, WMF], ids=lambda model: model.name)
+def test_small_tiles_give_what_one_tile_gives(monkeypatch, model):
+  data, forget, params = setup(model)
+  whole = unlearn(KEY, model, params, data, forget, EXACT).state.params
+  for module in (_rownewton_sums, _rownewton_problem):
+    monkeypatch.setattr(module, "TILE", 4)
+  tiles = unlearn(KEY, model, params, data, forget, EXACT)
+  assert min(tiles.info["affected_users"], tiles.info["affected_items"]) > 4
+  for side in whole:
+    np.testing.assert_allclose(tiles.state.params[side], whole[side], rtol=1e-4, atol=1e-5)
 
 
 def test_odds_give_the_sigmoid_of_a_difference_and_do_not_overflow():
