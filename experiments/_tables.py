@@ -42,7 +42,7 @@ def _lightul(kind: str) -> dict[str, Part]:
              "--forget=$D/ml-1m/forget/intr_0.01.txt"),
       seeds=1,
     )  # fmt: skip
-    for dataset, epochs in (("gowalla", 48), ("yelp2018", 16)):
+    for dataset, epochs in (("gowalla", 48), ("yelp2018", 48)):
       parts[f"{dataset}-lightgcn"] = Part(  # a budget of epochs, not a fit: LightGCN's own takes 1,000
         flags=(f"--dataset={dataset}", "--models=lightgcn", f"--epochs={epochs}", "--lightgcn.l2=1e-4",
                "--methods=original,retrain,rownewton,l2unrank,ifru,gradient-ascent,finetune,lightul-wm",
@@ -58,10 +58,10 @@ def _lightul(kind: str) -> dict[str, Part]:
   return parts
 
 
-def _receraser(model: str, epochs: int, seeds: int, *more: str) -> Part:
+def _receraser(model: str, epochs: int, seeds: int, *more: str, dataset: str = "ml-1m-receraser") -> Part:
   methods = "original,retrain,sisa,grapheraser,receraser,receraser-released,receraser-ubp"
   return Part(
-    flags=("--dataset=ml-1m-receraser", f"--models={model}", f"--epochs={epochs}", "--pairs=1", f"--methods={methods}",
+    flags=(f"--dataset={dataset}", f"--models={model}", f"--epochs={epochs}", "--pairs=1", f"--methods={methods}",
            *more),
     seeds=seeds,
   )  # fmt: skip
@@ -162,8 +162,15 @@ TABLES: dict[str, Table] = {
                  f"rownewton[num_rounds={rounds}+scope=all]" for rounds in (2, 3, 6))),
         seeds=5,
       ),
+      "lightgcn": Part(
+        flags=("--dataset=ml-1m", "--models=lightgcn", "--epochs=150",
+               "--forget=$D/ml-1m/forget/intr_0.01.txt",
+               "--methods=original,retrain,rownewton,rownewton[num_rounds=4+scope=all],"
+               f"rownewton[num_rounds=6+scope=all],rownewton[num_rounds=10+scope=all+{_CLOSE}]"),
+        seeds=2,
+      ),
     },
-    kept=("rounds/b554f0c3", *(f"influence/b554f0c3/ml-1m/{model}/{method}" for model in ("bprmf", "wmf")
+    kept=("rounds/b554f0c3", *(f"influence/b554f0c3/ml-1m/{model}/{method}" for model in ("bprmf", "wmf", "lightgcn")
                                for method in ("original", "retrain", "rownewton"))),
   ),
   "originals": Table(
