@@ -140,7 +140,7 @@ def coupled_step(
   def within(own: jax.Array, old: bool) -> jax.Array:
     """The affected rows of that."""
     if columns is not None:
-      return jnp.matmul(columns[not old][index], own, precision="highest")
+      return jnp.matmul(columns[0 if old else 1][index], own, precision="highest")
     return spread(own, old_graph if old else graph)[index]
 
   given, old = (nodes(tables["user"], tables["item"])[index] for tables in (params, old_params))
