@@ -45,7 +45,7 @@ def _lightul(kind: str) -> dict[str, Part]:
     for dataset, epochs in (("gowalla", 48), ("yelp2018", 48)):
       parts[f"{dataset}-lightgcn"] = Part(  # a budget of epochs, not a fit: LightGCN's own takes 1,000
         flags=(f"--dataset={dataset}", "--models=lightgcn", f"--epochs={epochs}", "--lightgcn.l2=1e-4",
-               "--methods=original,retrain,rownewton,l2unrank,ifru,gradient-ascent,finetune,lightul-wm",
+               "--methods=original,retrain,rownewton,l2unrank,ifru,gradient-ascent,finetune,lightul-wm,lightul",
                f"--forget=$D/{dataset}/forget/intr_0.01.txt"),
         seeds=1,
       )  # fmt: skip
