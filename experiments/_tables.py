@@ -58,10 +58,10 @@ def _lightul(kind: str) -> dict[str, Part]:
   return parts
 
 
-def _receraser(model: str, epochs: int, seeds: int, *more: str, dataset: str = "ml-1m-receraser") -> Part:
+def _receraser(model: str, epochs: int, seeds: int, *more: str) -> Part:
   methods = "original,retrain,sisa,grapheraser,receraser,receraser-released,receraser-ubp"
   return Part(
-    flags=(f"--dataset={dataset}", f"--models={model}", f"--epochs={epochs}", "--pairs=1", f"--methods={methods}",
+    flags=("--dataset=ml-1m-receraser", f"--models={model}", f"--epochs={epochs}", "--pairs=1", f"--methods={methods}",
            *more),
     seeds=seeds,
   )  # fmt: skip
