@@ -148,11 +148,12 @@ def test_as_a_command(tmp_path):
   found = json.loads(kept.read_text())
   found["found"]["utility"]["sisa"]["ndcg@20"] = 7.0  # served again, it was not trained again
   kept.write_text(json.dumps(found))
-  resumed = run(command.replace("retrain,rownewton,rownewton[num_rounds=2+scope=all],sisa", "sisa"))
+  short = command.replace("retrain,rownewton,rownewton[num_rounds=2+scope=all],sisa", "sisa")
+  resumed = run(short)
   assert resumed.returncode == 0, resumed.stderr
   again = json.loads((tmp_path / "out" / "result.json").read_text())
   assert again["utility"]["sisa"]["ndcg@20"] == 7.0 and again["audit"]["sisa"] == result["audit"]["sisa"]
-  other = run(command.replace("--shard_epochs=2", "--shard_epochs=3"))
+  other = run(short.replace("--shard_epochs=2", "--shard_epochs=3"))
   assert other.returncode == 1 and "num_epochs is 2 there and 3 here" in other.stderr
-  refused = run(command.replace("--epochs=2", "--epochs=3"))
+  refused = run(short.replace("--epochs=2", "--epochs=3"))
   assert refused.returncode == 1 and "num_epochs is 2 there and 3 here" in refused.stderr

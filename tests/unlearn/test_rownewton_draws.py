@@ -6,7 +6,7 @@ import pytest
 from jaxunlearn.unlearn import _rownewton, _rownewton_draws, _rownewton_problem, _rownewton_sums
 from jaxunlearn.unlearn import _rownewton_terms as terms
 from jaxunlearn.unlearn.rownewton import unlearn
-from tests.unlearn.rownewton_small import EXACT, GCN, MF, WMF, parts_of, setup
+from tests.unlearn.rownewton_small import EXACT, GCN, MF, parts_of, setup
 
 KEY = jax.random.key(0)
 
@@ -92,7 +92,7 @@ def test_pools_are_those_of_the_users_whose_items_are_affected_and_do_not_depend
     np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("model", [MF, GCN, WMF], ids=lambda model: model.name)
+@pytest.mark.parametrize("model", [MF, GCN], ids=lambda model: model.name)
 def test_small_tiles_give_what_one_tile_gives(monkeypatch, model):
   data, forget, params = setup(model)
   whole = unlearn(KEY, model, params, data, forget, EXACT).state.params

@@ -47,7 +47,7 @@ def dense_propagation(data):
   return (np.eye(size) + adjacency + adjacency @ adjacency) / 3
 
 
-@pytest.mark.parametrize(("leading", "columns"), [(DIM, True), (DIM, False), (2, True), (2, False)])
+@pytest.mark.parametrize(("leading", "columns"), [(DIM, True), (2, True), (2, False)])
 def test_the_step_through_a_graph_solves_the_dense_system(monkeypatch, leading, columns):
   """In principal axes; of a block, what is off its diagonal beyond the leading axes counts as 0."""
   if not columns:
@@ -92,15 +92,15 @@ def test_the_step_through_a_graph_solves_the_dense_system(monkeypatch, leading, 
   np.testing.assert_allclose(new[inside], (start[inside] + step) @ basis.T, rtol=2e-3, atol=2e-4 * np.abs(step).max())
 
 
-@pytest.mark.parametrize(("scope", "most"), [("affected", 8), ("all", 8), ("all", 32)])
-def test_columns_of_the_propagation_give_what_products_give(monkeypatch, scope, most):
+@pytest.mark.parametrize("most", [8, 32])
+def test_columns_of_the_propagation_give_what_products_give(monkeypatch, most):
   data, forget, params = setup(GCN, count=4)
-  config = dataclasses.replace(EXACT, num_rounds=3, scope=scope, coupling_steps=100, tolerance=1e-6)
+  config = dataclasses.replace(EXACT, num_rounds=2, scope="all", coupling_steps=100, tolerance=1e-6)
   monkeypatch.setattr(_rownewton_graph, "TILE", most)  # all rows are more than 8, and no more than 32
   asked = []
   monkeypatch.setattr(rownewton, "has_columns", lambda rows: asked.append(has_columns(rows)) or asked[-1])
   with_columns = unlearn(KEY, GCN, params, data, forget, config)
-  assert asked[0] and all(asked) == (scope == "affected" or most == 32)
+  assert asked[0] and all(asked) == (most == 32)
   monkeypatch.setattr(rownewton, "has_columns", lambda rows: False)
   with_products = unlearn(KEY, GCN, params, data, forget, config)
   for side in params:
