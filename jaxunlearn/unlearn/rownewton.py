@@ -127,13 +127,14 @@ def unlearn(
 
   Failure: (1) Steps are linear, and one round leaves out that rows move together, those too that the request does not
   name. Against leave-one-out retraining on small data the changes of scores correlate 0.60 to 0.93, after forty rounds
-  over all rows 0.90 to 1.00. On ml-1m one round stays a seventh short of Retrain's change of AUC, four over all rows
-  are within its spread, in twenty times the time, and more forget more than a training does that stops early; with
-  several rounds ask for many draws. Users who lose most of their pairs are worst. (2) Far from a minimum, or with
-  little L2 in training, blocks are nearly singular: `max_step` holds such rows back, `capped` counts them, damping
-  heals them; LightGCN after sixteen epochs on yelp2018 forgets 1.7 times what retraining does. (3) Few negatives make
-  blocks too small and steps too long. (4) Training that draws negatives among positives (`avoid_positives=False`) is
-  treated as if it did not. (5) Nothing here hides which rows were affected.
+  over all rows 0.90 to 1.00. On ml-1m one round stays a seventh to a fifth short of Retrain's change of AUC; four
+  (bprmf) or ten (lightgcn) over all rows are within its spread, in twenty to a hundred times the time; with several
+  rounds ask for many draws. They forget more than a training does that stops early: on models of 30 and 60 epochs a
+  membership attack sees that, and does not see the one round. Users who lose most of their pairs are worst. (2) Far
+  from a minimum, or with little L2 in training, blocks are nearly singular: `max_step` holds such rows back, `capped`
+  counts them, damping heals them; LightGCN after sixteen epochs on yelp2018 forgets 1.7 times what retraining does.
+  (3) Few negatives make blocks too small and steps too long. (4) Training that draws negatives among positives
+  (`avoid_positives=False`) is treated as if it did not. (5) Nothing here hides which rows were affected.
 
   Cost: of affected rows' retained pairs, about num_negatives · d² each (bprmf, lightgcn: nearer to 1 · d² for users
   of more than 128 pairs; lightgcn: leading_axes² in place of d²), and d³ a row; no array is as large as all blocks,
