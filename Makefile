@@ -3,8 +3,9 @@
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
-# Two processes, a file of tests each: most of their time is compilation, which uses one core.
-PYTEST_ARGS ?= -n 2 --dist loadfile
+# Two processes, a file of tests each: most of their time is compilation, which uses one core. In the order of their
+# names: by the number of tests, which is xdist's order, the scripts' few and slow ones come last, beside an idle core.
+PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 # A file for pytest's exit code, which .ci/run reads; empty: the recipe fails where pytest does.
 PYTEST_STATUS ?=
 

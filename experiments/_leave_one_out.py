@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import scipy.stats
+import scipy  # scipy.stats, half a second of imports, is loaded when it is first used
 
 from experiments import _names
 from jaxunlearn.base import Params

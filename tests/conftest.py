@@ -13,7 +13,7 @@ import pytest
 from tests import compiled
 
 jax.config.update("jax_compilation_cache_dir", str(compiled.XLA))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # small programs are most of them
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
 

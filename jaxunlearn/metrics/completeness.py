@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.stats
+import scipy  # scipy.stats, half a second of imports, is loaded when it is first used
 
 from jaxunlearn.base import Scorer
 from jaxunlearn.data.interactions import Interactions

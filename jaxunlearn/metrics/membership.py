@@ -16,13 +16,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.stats
+import scipy  # scipy.stats, half a second of imports, is loaded when it is first used
 from jax import lax
 
 from jaxunlearn._validate import check_fraction, check_positive
 from jaxunlearn.base import Scorer
 from jaxunlearn.data.interactions import Interactions
 from jaxunlearn.metrics import _chunks
+from jaxunlearn.metrics._bootstrap import resampled_attack
 from jaxunlearn.metrics.completeness import auc
 
 FPRS = (0.001, 0.01)
@@ -121,18 +122,15 @@ def attack_result(
   inside, outside = _checked("members", members), _checked("non_members", non_members)
   check_positive("num_bootstrap", num_bootstrap)
   check_fraction("level", level)
-  rng = np.random.default_rng(seed)
-  drawn: list[list[float]] = []
-  for _ in range(num_bootstrap):
-    one = rng.choice(inside, inside.size), rng.choice(outside, outside.size)
-    drawn.append([auc(*one), *(tpr_at(*one, fpr) for fpr in fprs)])
-  low, high = np.quantile(np.asarray(drawn), [(1 - level) / 2, (1 + level) / 2], axis=0)
+  tpr = {float(fpr): tpr_at(inside, outside, fpr) for fpr in fprs}
+  drawn = resampled_attack(np.random.default_rng(seed), inside, outside, np.asarray(list(tpr)), num_bootstrap)
+  low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
   false, found = roc(inside, outside)
   return AttackResult(
     auc=auc(inside, outside),
     auc_interval=(float(low[0]), float(high[0])),
-    tpr={float(fpr): tpr_at(inside, outside, fpr) for fpr in fprs},
-    tpr_interval={float(fpr): (float(low[1 + n]), float(high[1 + n])) for n, fpr in enumerate(fprs)},
+    tpr=tpr,
+    tpr_interval={fpr: (float(low[1 + n]), float(high[1 + n])) for n, fpr in enumerate(tpr)},
     fpr_curve=false,
     tpr_curve=found,
     num_members=inside.size,

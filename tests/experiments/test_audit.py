@@ -119,7 +119,7 @@ def test_shards_are_found_out_before_a_request_and_not_after_it(audited):
 def test_as_a_command(tmp_path):
   environment = os.environ | {"PYTHONPATH": str(ROOT), "JAXUNLEARN_CACHE": str(compiled.CACHE)}
   command = (
-    "experiments.audit --dataset=synthetic --methods=retrain,rownewton,rownewton[num_rounds=2+scope=all],sisa "
+    "experiments.audit --dataset=synthetic --methods=retrain,finetune,finetune[num_epochs=2],sisa "
     "--num_shadows=4 --num_pairs=50 --epochs=2 "
     "--held_out=train --bprmf.embedding_dim=4 --shard_epochs=2 --sisa.num_shards=2 --out=out"
   )
@@ -133,22 +133,20 @@ def test_as_a_command(tmp_path):
   done = run(command)
   assert done.returncode == 0, done.stderr
   result = json.loads((tmp_path / "out" / "result.json").read_text())
-  methods = ["original", "retrain", "sisa[before]", "sisa", "rownewton", "rownewton[num_rounds=2+scope=all]"]
+  methods = ["original", "retrain", "sisa[before]", "sisa", "finetune", "finetune[num_epochs=2]"]
   assert list(result["audit"]) == list(result["utility"]) == methods
   assert (
     result["methods"]["sisa"]["shard_train"]["num_epochs"] == result["methods"]["sisa"]["method"]["num_shards"] == 2
   )
-  assert result["methods"][methods[-1]]["method"]["num_rounds"] == 2
-  assert result["audit"][methods[-1]]["lira"] != result["audit"]["rownewton"]["lira"]
+  assert result["methods"][methods[-1]]["method"]["num_epochs"] == 2
+  assert result["audit"][methods[-1]]["lira"] != result["audit"]["finetune"]["lira"]
   assert set(result["audit"]["retrain"]["lira"]["all"]["tpr"]) == {"0.001", "0.01"}
-  assert (
-    "RowNewton (ours)" in done.stdout and "SISA [before]" in done.stdout and (tmp_path / "out" / "plot.svg").exists()
-  )
+  assert "Fine-tune" in done.stdout and "SISA [before]" in done.stdout and (tmp_path / "out" / "plot.svg").exists()
   kept = tmp_path / "out" / "attacks" / "sisa.json"
   found = json.loads(kept.read_text())
   found["found"]["utility"]["sisa"]["ndcg@20"] = 7.0  # served again, it was not trained again
   kept.write_text(json.dumps(found))
-  short = command.replace("retrain,rownewton,rownewton[num_rounds=2+scope=all],sisa", "sisa")
+  short = command.replace("retrain,finetune,finetune[num_epochs=2],sisa", "sisa")
   resumed = run(short)
   assert resumed.returncode == 0, resumed.stderr
   again = json.loads((tmp_path / "out" / "result.json").read_text())

@@ -268,7 +268,7 @@ def test_one_pair_is_drawn(fitted, call, folder):
 
 
 def test_compare_trains_the_models_that_methods_have_of_their_own(call, call_all, folder):
-  methods = "original,retrain,sisa,receraser,laser,finetune,ifru"
+  methods = "original,retrain,sisa,receraser,laser,finetune"
   command = (
     f"compare --dataset=ml-1m --data_dir=data --methods={methods} --seeds=1 --epochs=2 --forget=data/forget.txt "
     f"--out=runs/family {TRAIN} --sisa.num_shards=2 --receraser.num_shards=2 --laser.num_groups=2 --shard_epochs=1 "
@@ -279,7 +279,7 @@ def test_compare_trains_the_models_that_methods_have_of_their_own(call, call_all
   written = folder / "runs" / "family" / "bprmf"
   results = {method: result_of(written / method / "seed0") for method in methods.split(",")}
   shown = [re.split(r"  +", line)[0] for line in out.strip().splitlines()]
-  assert shown == ["method", "Original", "Retrain", "SISA", "RecEraser", "LASER", "Fine-tune", "IFRU"]
+  assert shown == ["method", "Original", "Retrain", "SISA", "RecEraser", "LASER", "Fine-tune"]
   retrained = results["retrain"]["completeness"]["auc"]
   for method in ("sisa", "receraser", "laser"):
     result = results[method]
@@ -289,10 +289,11 @@ def test_compare_trains_the_models_that_methods_have_of_their_own(call, call_all
     assert result["info"]["num_forgotten"] == 30
   assert results["sisa"]["config"]["method"]["num_shards"] == 2 == results["sisa"]["info"]["num_shards_retrained"]
   assert results["receraser"]["config"]["method"]["aggregate"]["train"]["num_epochs"] == 1
-  assert results["finetune"]["config"]["method"]["num_epochs"] == 1 and "shard_train" not in results["ifru"]["config"]
+  assert results["finetune"]["config"]["method"]["num_epochs"] == 1
+  assert "shard_train" not in results["finetune"]["config"]
 
   cells = stamps(written)
-  assert len(cells) == 7
+  assert len(cells) == 6
   changed = {
     f"{command} --receraser.num_shards=3": "config.method.num_shards is 2 there and 3 here",
     f"{command} --shard_epochs=2": "config.shard_train.num_epochs is 1 there and 2 here",
@@ -307,17 +308,17 @@ def test_compare_trains_the_models_that_methods_have_of_their_own(call, call_all
 
 def test_shards(call, call_all, folder):
   command = (
-    "shards --dataset=ml-1m --data_dir=data --partitions=random,ubp --aggregations=mean,static,attention "
+    "shards --dataset=ml-1m --data_dir=data --partitions=random,ubp --aggregations=mean,attention "
     "--num_shards=2,10 --sweep=random --seeds=1 --shard_epochs=1 --out=runs/shards"
   )
   code, out, err = call(command)
   assert code == 0, err
   written = folder / "runs" / "shards" / "bprmf"
-  kinds = ("attention", "mean", "static")
+  kinds = ("attention", "mean")
   names = [f"{part}-{kind}" for part in ("random-10", "random-2", "ubp-10") for kind in kinds]
   assert [line.split()[0] for line in out.strip().splitlines()[1:]] == names
   cells = stamps(written)
-  assert len(cells) == 9
+  assert len(cells) == 6
   result = result_of(written / "ubp-10" / "attention" / "seed0")
   assert (result["config"]["partition"], result["config"]["num_shards"]) == ("ubp", 10)
   assert result["config"]["train"]["num_epochs"] == 1 and result["config"]["aggregate"]["kind"] == "attention"
@@ -325,8 +326,8 @@ def test_shards(call, call_all, folder):
   assert result["efficiency"]["unlearn_seconds"] == pytest.approx(seconds) and result["info"]["balance"] >= 1
   plots = {plot["title"]: plot for plot in json.loads((written / "curves.json").read_text("utf-8"))}
   by_partition = plots["Recall@20 by partition and aggregation, 10 shards"]["series"]
-  assert [line["name"] for line in by_partition] == ["mean", "static", "attention"]
-  assert by_partition[2]["x"] == ["random", "ubp"] and by_partition[2]["y"][1] == result["utility"]["recall@20"]
+  assert [line["name"] for line in by_partition] == ["mean", "attention"]
+  assert by_partition[1]["x"] == ["random", "ubp"] and by_partition[1]["y"][1] == result["utility"]["recall@20"]
   assert plots["seconds a request by the number of shards, random"]["series"][0]["x"] == [2, 10]
   page = (written / "index.html").read_text("utf-8")
   assert all(title in page for title in plots)

@@ -9,7 +9,7 @@ from sklearn.metrics import roc_auc_score, roc_curve
 
 from jaxunlearn.base import Embeddings, Scorer, inner_product_score
 from jaxunlearn.data import Interactions
-from jaxunlearn.metrics import membership
+from jaxunlearn.metrics import _bootstrap, membership
 
 
 def scores(seed=0, ties=False):
@@ -37,6 +37,24 @@ def test_the_rate_at_few_false_alarms_is_that_of_the_best_threshold(ties, fpr):
   thresholds = [*inside, *outside, np.inf]
   best = max(np.mean(inside >= t) for t in thresholds if np.mean(outside >= t) <= fpr + 1e-12)
   assert membership.tpr_at(inside, outside, fpr) == pytest.approx(best)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize("num_bootstrap", [1, 40])
+def test_resamples_are_those_of_a_loop(ties, num_bootstrap, monkeypatch):
+  inside, outside = scores(ties=ties)
+  fprs = (0.0, 0.001, 0.1, 1.0)
+  rng, drawn = np.random.default_rng(3), []
+  for _ in range(num_bootstrap):
+    one = rng.choice(inside, 70), rng.choice(outside, 90)
+    drawn.append([membership.auc(*one), *(membership.tpr_at(*one, fpr) for fpr in fprs)])
+  monkeypatch.setattr(_bootstrap, "CHUNK", 1500)  # some resamples at a time, the last time fewer
+  got = _bootstrap.resampled_attack(np.random.default_rng(3), inside, outside, np.asarray(fprs), num_bootstrap)
+  np.testing.assert_allclose(got, drawn, rtol=1e-12)
+  low, high = np.quantile(drawn, [0.025, 0.975], axis=0)
+  result = membership.attack_result(inside, outside, fprs=fprs, num_bootstrap=num_bootstrap, seed=3)
+  np.testing.assert_allclose(result.auc_interval, (low[0], high[0]), rtol=1e-12)
+  np.testing.assert_allclose(list(result.tpr_interval.values()), np.stack([low, high], axis=1)[1:], rtol=1e-12)
 
 
 def test_intervals_hold_the_truth_about_as_often_as_they_say():
