@@ -4,6 +4,10 @@
 
 Every result.json at or below a folder is in it: a section for each dataset and model, with a table that sorts, plots,
 and the commands that made the numbers. The page needs no network and no other file.
+
+    python -m experiments.report --readme=README.md
+
+puts the table of the results that are kept with the code between the two marks of that file, and makes no page.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ from typing import Any
 
 from absl import flags
 
-from experiments import _curves, _flags, _page, _results
+from experiments import _curves, _flags, _page, _readme, _results
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("out", "runs/index.html", "the file to write")
@@ -23,6 +27,9 @@ flags.DEFINE_list(
   "curves",
   [],
   "JSON files of line plots to add: lists as experiments/README.md describes them, or results of audit and stream",
+)
+flags.DEFINE_string(
+  "readme", "", "a file with marks, as README.md, that gets the table of kept results; no page is made"
 )
 flags.DEFINE_boolean("quiet", False, "do not print the path of the page")
 
@@ -52,6 +59,10 @@ def read_curves(paths: list[str]) -> list[dict[str, Any]]:
 
 def main(argv: list[str]) -> None:
   """Reads, writes."""
+  if FLAGS.readme:
+    path = Path(FLAGS.readme)
+    _results.write_text(path, _readme.insert(path.read_text(encoding="utf-8"), _readme.table()))
+    return
   if not argv:
     raise ValueError("Expected folders with results: python -m experiments.report --out=FILE.html DIR...")
   results = _results.load_results(argv)
