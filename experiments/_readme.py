@@ -60,7 +60,9 @@ def insert(text: str, made: str) -> str:
   """
   if text.count(FIRST) != 1 or text.count(LAST) != 1:
     raise ValueError(f"Expected a file with one line {FIRST!r} and one {LAST!r}.")
-  return re.sub(f"{re.escape(FIRST)}.*{re.escape(LAST)}", lambda _: f"{FIRST}\n\n{made}\n\n{LAST}", text, flags=re.DOTALL)
+  return re.sub(
+    f"{re.escape(FIRST)}.*{re.escape(LAST)}", lambda _: f"{FIRST}\n\n{made}\n\n{LAST}", text, flags=re.DOTALL
+  )
 
 
 def _display(method: str) -> str:
