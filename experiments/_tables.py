@@ -96,13 +96,18 @@ _FORGOTTEN = ("utility.ndcg@20", "completeness.auc", "completeness.outside@50", 
 _LIGHTUL = ("utility.ndcg@20", "utility.ndcg@50", "completeness.auc", "efficiency.unlearn_seconds")
 TABLES: dict[str, Table] = {
   "receraser-3": Table(
-    title="RecEraser, tables 3 and 4: K = 10 shards after a request of one pair, ml-1m",
+    title="RecEraser, tables 3 and 4: K = 10 shards after a request of one pair",
     metrics=("utility.recall@20", "utility.ndcg@20", "efficiency.unlearn_seconds"),
     parts={
       "bprmf": _receraser("bprmf", 90, 5),
       # Ten weights over Gram matrices of 640 columns: twenty epochs take longer than all else and move nothing.
       "wmf": _receraser("wmf", 130, 5, "--grapheraser.aggregate.train.num_epochs=2"),
       "lightgcn": _receraser("lightgcn", 60, 2),
+      "yelp2018-bprmf": Part(
+        flags=("--dataset=yelp2018", "--models=bprmf", *_SPARSE, "--pairs=1",
+               "--methods=original,retrain,sisa,grapheraser,receraser,receraser-ubp"),
+        seeds=1,
+      ),
     },
     kept=("shards",),
     paper="receraser",
@@ -182,8 +187,13 @@ TABLES: dict[str, Table] = {
                "--methods=original"),
         seeds=1,
       ),
+      "yelp2018": Part(
+        flags=("--dataset=yelp2018", "--models=lightgcn", "--epochs=48", "--lightgcn.l2=1e-4", "--methods=original",
+               "--forget=$D/yelp2018/forget/intr_0.01.txt"),
+        seeds=1,
+      ),
     },
-    kept=("originals",), paper="lightgcn",
+    kept=("originals", "influence/a1b240ba/yelp2018/lightgcn/original"), paper="lightgcn",
   ),
   **{f"l2unrank-{100 * ratio:g}": _l2unrank(ratio) for ratio in (0.01, 0.025, 0.05, 0.1)},
   "synthetic": Table(
