@@ -87,8 +87,9 @@ def variant(text: str) -> tuple[str, str, dict[str, Any]]:
 
 
 def settings(
-  method: str, model: str, train: TrainConfig, changes: Mapping[str, Any], *, shard_epochs: int = 0
-) -> dict[str, Any]:
+  method: str, model: str, train: TrainConfig, changes: Mapping[str, Any], *, shard_epochs: int = 0,
+  shard_recipe: str = "",
+) -> dict[str, Any]:  # fmt: skip
   """All that a method is configured by, for its record: {} for retrain.
 
   Args:
@@ -97,10 +98,12 @@ def settings(
     train: how the base model is trained; a post-hoc method weighs examples as training did.
     changes: {field: value} of the method's configuration, dotted for a field of a field.
     shard_epochs: of every shard of a method that trains models of its own; 0: the recipe's.
+    shard_recipe: of such a method; "": "user-shards" of receraser-ubp, "shards" of the others.
   """
   if method == "retrain":
     return {}
-  shards = recipe(model, "user-shards" if method == "receraser-ubp" else "shards") if method in OWN_FIT else None
+  named = shard_recipe or ("user-shards" if method == "receraser-ubp" else "shards")
+  shards = recipe(model, named) if method in OWN_FIT else None
   config = CONFIGS[method] if shards is None else _with_aggregate(CONFIGS[method], shards)
   if method == "ifru":
     config = IFRUConfig.preset(model)

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from experiments import _common, _flags, _names, _report, _results
 from experiments._cells import Cells
 from experiments._methods import CONFIGS as METHOD_CONFIGS
-from experiments._methods import LIGHTUL, METHODS, POST_HOC, variant
+from experiments._methods import LIGHTUL, METHODS, OWN_FIT, POST_HOC, settings, variant
 from jaxunlearn._validate import check_choice, check_positive
 from jaxunlearn.models import CONFIGS
 from jaxunlearn.recipes import RECIPES, recipe
@@ -41,6 +41,9 @@ flags.DEFINE_integer(
   "shard_epochs", 0, "epochs of every shard of methods with shards, of every group of LASER; 0: of recipe shards",
   lower_bound=0,
 )  # fmt: skip
+flags.DEFINE_enum(
+  "shard_recipe", "", ["", *RECIPES], "training recipe of shards and groups; empty: recipe shards, or user-shards"
+)
 _common.forget_flags()
 flags.DEFINE_string("out", "runs/compare", "folder for all cells, the table and the plot")
 flags.DEFINE_boolean("overwrite", False, "remove the cells of these models in --out first, and run all of them anew")
@@ -65,6 +68,8 @@ def main(argv: list[str]) -> None:
   for name, how in recipes.items():
     for method in set(base.values()) & POST_HOC.keys():
       POST_HOC[method][0](how.model(name), how.train_config)  # raises where it is not defined: now, not after hours
+    for method in set(base.values()) & OWN_FIT.keys():
+      settings(method, name, how.train_config, {}, shard_recipe=FLAGS.shard_recipe)  # likewise
   dataset = _common.load_dataset()
   forget = _common.forget_from_flags(dataset.train, seed=0)
   measure = _common.Measure(dataset, forget)
@@ -83,7 +88,7 @@ def main(argv: list[str]) -> None:
         out / name, name, recipes[name], FLAGS.recipe, dataset, forget, measure,
         epochs=FLAGS.epochs, lightul=_common.present("lightul"),
         changes={method: _common.present(method) for method in METHOD_CONFIGS},
-        shard_epochs=FLAGS.shard_epochs, overwrite=FLAGS.overwrite,
+        shard_epochs=FLAGS.shard_epochs, shard_recipe=FLAGS.shard_recipe, overwrite=FLAGS.overwrite,
         progress=False if FLAGS.quiet else None,
       )  # fmt: skip
     cells[name].run(method, seed, objective)

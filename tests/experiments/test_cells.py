@@ -9,7 +9,7 @@ import pytest
 
 from experiments import _cells, _common, _identity, _results
 from experiments._cells import Cells
-from experiments._methods import settings, variant
+from experiments._methods import CONFIGS, settings, variant
 from jaxunlearn.base import Embeddings, Scorer, inner_product_score
 from jaxunlearn.data import SyntheticConfig, generate, sample_interactions
 from jaxunlearn.models import BPRMFConfig
@@ -223,6 +223,12 @@ def test_settings():
     assert (aggregate.kind, aggregate.mean_weight, aggregate.train) == ("combined", weight, shards.aggregate_train)
   with pytest.raises(ValueError, match="bprmf, wmf, lightgcn"):
     settings("receraser-ubp", "neumf", TRAIN, {})
+  shards = recipe("bprmf", "lightul")
+  for method in ("receraser-ubp", "laser"):  # another recipe for shards, on request; it names no aggregator
+    chosen = settings(method, "bprmf", TRAIN, {}, shard_epochs=7, shard_recipe="lightul")
+    assert chosen["shard_model"] == shards.model_config
+    assert chosen["shard_train"] == dataclasses.replace(shards.train_config, num_epochs=7)
+    assert chosen["method"] == CONFIGS[method]
   assert settings("laser", "bprmf", TRAIN, {"num_groups": 2})["method"].num_groups == 2
   train = dataclasses.replace(TRAIN, user_weight_power=0.25)
   assert settings("ifru", "bprmf", train, {})["method"].user_weight_power == 0.25

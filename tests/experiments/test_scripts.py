@@ -155,6 +155,7 @@ SCRIPTS = {
     "pairs",
     "seeds",
     "shard_epochs",
+    "shard_recipe",
     "wmf.l2",
     "lightul.alpha",
     "receraser.aggregate.train.num_epochs",
@@ -218,6 +219,7 @@ def test_wrong_input_is_one_line(fitted, call_all, folder):
     "unlearn --run=runs/a --out=runs/a": ["another folder than --run"],
     "compare --methods=original,retain --out=runs/never": ["'retain'", "'retrain'"],
     "compare --recipe=lightul --methods=original,rownewton --out=runs/never": ["convex loss", "'double_sigmoid'"],
+    "compare --models=wmf --methods=sisa --shard_recipe=lightul --out=runs/never": ["recipe='lightul'", "'wmf'"],
   }
   for command, (code, out, err) in call_all(wrong).items():
     assert (code, out) == (1, ""), (command, err)
