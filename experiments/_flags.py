@@ -197,23 +197,36 @@ def define(name: str, config: Config, *, flag_values: flags.FlagValues = flags.F
 def parse_fields(config: Any, text: str) -> dict[str, Any]:
   """ "hops=2+step=1.5" to {"hops": 2, "step": 1.5}, values by the types of the dataclass's fields.
 
+  A field of a field that is itself a dataclass is named with a dot, as its flag is: "aggregate.l2=0.5".
+
   Raises:
     ValueError: not `field=value`, no such field, a field twice, or a value of another type.
   """
-  hints = {field.name: typing.get_type_hints(type(config))[field.name] for field in dataclasses.fields(config)}
+  hints = _dotted_hints(config)
   found: dict[str, Any] = {}
   for part in text.split("+"):
     name, equals, value = part.partition("=")
-    if not equals or name not in hints or name in found or not _supported(hints[name]):
-      known = ", ".join(name for name, hint in hints.items() if _supported(hint))
+    if not equals or name not in hints or name in found:
       raise ValueError(
-        f"Expected field=value+field=value… with fields of {known}, each once, got {part!r} in {text!r}."
+        f"Expected field=value+field=value… with fields of {', '.join(hints)}, each once, got {part!r} in {text!r}."
       )
     try:
       found[name] = _parse(value, hints[name])
     except ValueError as error:
       raise ValueError(f"{part!r} in {text!r}: {error}") from None
   return found
+
+
+def _dotted_hints(config: Any) -> dict[str, Any]:
+  """{"field" or "field.field": type} of all fields that a flag can set."""
+  hints: dict[str, Any] = {}
+  for field in dataclasses.fields(config):
+    value, hint = getattr(config, field.name), typing.get_type_hints(type(config))[field.name]
+    if dataclasses.is_dataclass(value):
+      hints |= {f"{field.name}.{name}": inner for name, inner in _dotted_hints(value).items()}
+    elif _supported(hint):
+      hints[field.name] = hint
+  return hints
 
 
 def suggest(flag: str, known: Sequence[str]) -> str | None:

@@ -251,6 +251,11 @@ def test_variants_of_a_method(done, tmp_path):
   lightul = found["lightul[preserve+phantom_ratio=0.1+num_epochs=2]"]
   assert lightul["config"]["lightul"]["phantom_ratio"] == 0.1 and lightul["utility"]["ndcg@20_unwhitened"] > 0
   assert variant("retrain") == ("retrain", "", {})
+  text = "num_shards=3+aggregate.mask_absent=False+aggregate.train.num_epochs=7"
+  changes = variant(f"receraser[{text}]")[2]
+  assert changes == {"num_shards": 3, "aggregate.mask_absent": False, "aggregate.train.num_epochs": 7}
+  aggregate = settings("receraser", "bprmf", TRAIN, changes)["method"].aggregate
+  assert not aggregate.mask_absent and aggregate.train.num_epochs == 7 and aggregate.kind == "attention"
 
 
 @pytest.mark.parametrize(
@@ -258,7 +263,7 @@ def test_variants_of_a_method(done, tmp_path):
   [
     ("l2unrank[hop=2]", "'hop=2'"), ("l2unrank[hops=2", "METHOD"), ("retrain[x=1]", "METHOD"), ("ifru[]", "''"),
     ("l2unrank[hops=two]", "expected int"), ("l2unrank[hops=1+hops=2]", "each once"), ("nothing[x=1]", "methods"),
-    ("lightul[objective=paper]", "--objectives"),
+    ("lightul[objective=paper]", "--objectives"), ("receraser[aggregate=mean]", r"aggregate\.kind"),
   ],
 )  # fmt: skip
 def test_what_is_no_variant(text, words):
