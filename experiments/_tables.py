@@ -68,6 +68,7 @@ def _receraser(model: str, epochs: int, seeds: int, *more: str) -> Part:
 
 
 _PHANTOMS = ",".join(f"lightul[phantom_ratio={ratio}]" for ratio in (0.1, 0.2, 0.4, 0.6, 0.8))
+_ADAM = ",".join(f"ifru[solver=adam+adam_iterations={count}]" for count in (1, 2, 5, 10, 20))
 _CLOSE = "num_negatives=8+row_negatives=100000+pool=64+item_draws=256"  # draws that many rounds can stand
 _HOPS = "l2unrank[hops=0],l2unrank[hops=1],l2unrank[hops=2]"
 
@@ -143,8 +144,17 @@ TABLES: dict[str, Table] = {
     parts={
       "ml-1m-bprmf": Part(
         flags=("--dataset=ml-1m", "--models=bprmf", "--recipe=lightul", "--epochs=300",
-               "--methods=original,retrain,ifru,l2unrank,lightul-wm,lightul",
+               f"--methods=original,retrain,ifru,{_ADAM},l2unrank,lightul-wm,lightul",
                "--objectives=preserve,paper,released", "--forget=$D/ml-1m/forget/intr_0.01.txt"),
+        seeds=1,
+      ),
+      # Three clusters of users, trained as the whole is; with and without the rows of users whom a shard never saw.
+      "ml-1m-bprmf-shards": Part(
+        flags=("--dataset=ml-1m", "--models=bprmf", "--recipe=lightul", "--epochs=300", "--shard_recipe=lightul",
+               "--shard_epochs=60",
+               "--methods=original,retrain,receraser[partition=ubp+num_shards=3+aggregate.mask_absent=False],"
+               "receraser[partition=ubp+num_shards=3],laser[num_groups=3]",
+               "--forget=$D/ml-1m/forget/intr_0.01.txt"),
         seeds=1,
       ),
     },
