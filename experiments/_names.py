@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 # The model before the request, the reference, then the methods, exact ones first.
 NAMES = {
   "original": "Original",
@@ -26,7 +28,8 @@ _DEFAULT = "preserve"  # the objective that goes without saying
 def rank(method: str) -> tuple[int, str]:
   """The place of a method in a table: "lightul[paper]" is after "lightul", what is not in `NAMES` comes last."""
   name, variant = _parts(method)
-  return list(NAMES).index(name) if name in NAMES else len(NAMES), variant
+  by_number = re.sub(r"\d+", lambda found: found[0].zfill(9), variant)  # "hops=10" after "hops=2"
+  return list(NAMES).index(name) if name in NAMES else len(NAMES), by_number
 
 
 def display(method: str) -> str:

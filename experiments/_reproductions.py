@@ -40,6 +40,7 @@ class Table:
     parts: the commands that make it, by the name of their folder.
     kept: folders below experiments/results that its results are kept in.
     paper: whose numbers `printed.json` has; "" where none were printed.
+    alias: {variant of ours: method whose printed numbers belong beside it}.
   """
 
   title: str
@@ -47,13 +48,15 @@ class Table:
   parts: Mapping[str, Part]
   kept: tuple[str, ...]
   paper: str = ""
+  alias: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
   def printed(self, row: Row) -> Mapping[str, float]:
     """The paper's numbers of a row, by metric: those of the method, whatever objective or partition of ours it has.
 
-    A variant in a hyper-parameter ("lightul[preserve+phantom_ratio=0.1]") has none: the paper's are of its defaults.
+    A variant in a hyper-parameter ("lightul[preserve+phantom_ratio=0.1]") has none unless `alias` names it: the paper's
+    are of its defaults.
     """
-    method, _, variant = row.method.partition("[")
+    method, _, variant = self.alias.get(row.method, row.method).partition("[")
     method = {"receraser-ubp": "receraser", "receraser-released": "receraser"}.get(method, method)
     cells = _printed().get(self.paper, {}).get("cells", {})
     return {} if "=" in variant else cells.get(f"{row.dataset}/{row.model}/{method}", {})

@@ -69,6 +69,7 @@ def _receraser(model: str, epochs: int, seeds: int, *more: str) -> Part:
 
 _PHANTOMS = ",".join(f"lightul[phantom_ratio={ratio}]" for ratio in (0.1, 0.2, 0.4, 0.6, 0.8))
 _ADAM = ",".join(f"ifru[solver=adam+adam_iterations={count}]" for count in (1, 2, 5, 10, 20))
+_SHARED_NOISE = "receraser[partition=ubp+num_shards=3+aggregate.mask_absent=False]"
 _CLOSE = "num_negatives=8+row_negatives=100000+pool=64+item_draws=256"  # draws that many rounds can stand
 _HOPS = "l2unrank[hops=0],l2unrank[hops=1],l2unrank[hops=2]"
 
@@ -152,13 +153,13 @@ TABLES: dict[str, Table] = {
       "ml-1m-bprmf-shards": Part(
         flags=("--dataset=ml-1m", "--models=bprmf", "--recipe=lightul", "--epochs=300", "--shard_recipe=lightul",
                "--shard_epochs=60",
-               "--methods=original,retrain,receraser[partition=ubp+num_shards=3+aggregate.mask_absent=False],"
-               "receraser[partition=ubp+num_shards=3],laser[num_groups=3]",
+               f"--methods=original,retrain,{_SHARED_NOISE},receraser[partition=ubp+num_shards=3],laser[num_groups=3]",
                "--forget=$D/ml-1m/forget/intr_0.01.txt"),
         seeds=1,
       ),
     },
     kept=("as-published/b554f0c3",), paper="lightul",
+    alias={_SHARED_NOISE: "receraser", "laser[num_groups=3]": "laser"},
   ),
   "rounds": Table(
     title="No paper's: rownewton with more rounds, over the rows of the request and over all",

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from experiments import _report
+from experiments import _names, _report
 
 
 def result(method, auc, ndcg, seeds=(0, 1), **changes):
@@ -90,6 +90,8 @@ def test_the_order_and_the_names_of_methods():
     "LightUL [phantom_ratio=0.1, alpha=1.0]",
     "mine",
   ]
+  variants = ["l2unrank[hops=10]", "l2unrank[hops=2+step=0.5]", "l2unrank", "l2unrank[hops=2]"]
+  assert sorted(variants, key=_names.rank) == [variants[k] for k in (2, 3, 1, 0)]
 
 
 def test_distances_are_paired_by_seed():

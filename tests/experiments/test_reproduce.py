@@ -69,6 +69,14 @@ def test_the_papers_number_is_of_the_method_and_not_of_a_variant_of_it():
   assert table.printed(row("lightul[preserve+phantom_ratio=0.1]", [0.3])) == table.printed(row("sisa", [0.3])) == {}
 
 
+def test_a_variant_that_is_the_papers_own_setting_has_its_number():
+  table = TABLES["lightul-as-published"]
+  assert table.printed(row("laser[num_groups=3]", [0.3])) == table.printed(row("laser", [0.3])) != {}
+  assert table.printed(row("laser[num_groups=4]", [0.3])) == {}
+  for method in table.alias:
+    assert any(method in part.flags[-2].split(",") for part in table.parts.values())
+
+
 def test_a_part_is_a_command_of_compare():
   part = TABLES["lightul-interactions"].parts["ml-1m-bprmf"]
   command = part.command("/data", Path("runs/here"), seeds=2)
