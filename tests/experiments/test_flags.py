@@ -93,6 +93,15 @@ def test_wrong_values(word):
     parse(word)
 
 
+def test_fields_of_a_variant():
+  found = _flags.parse_fields(Config(), "inner.depth=3+avoid=False+limit=none")
+  assert found == {"inner.depth": 3, "avoid": False, "limit": None}
+  for text in ("callback=x", "inner=3", "inner.width=3", "epochs=2+epochs=3", "epochs"):
+    with pytest.raises(ValueError, match="each once") as error:
+      _flags.parse_fields(Config(), text)
+    assert "inner.depth" in str(error.value) and "callback," not in str(error.value)
+
+
 def test_validation_passes_through():
   with pytest.raises(ValueError, match="epochs=0"):
     parse("--train.epochs=0")
