@@ -16,6 +16,7 @@ from experiments import _results
 from experiments._common import draw_pairs
 from jaxunlearn import checkpoint
 from jaxunlearn.data import Interactions, read_pairs, write_lightgcn_text
+from jaxunlearn.recipes import recipe
 from tests import compiled
 
 ROOT = Path(_results.__file__).parents[1]
@@ -274,6 +275,7 @@ def test_compare_trains_the_models_that_methods_have_of_their_own(call, call_all
   command = (
     f"compare --dataset=ml-1m --data_dir=data --methods={methods} --seeds=1 --epochs=2 --forget=data/forget.txt "
     f"--out=runs/family {TRAIN} --sisa.num_shards=2 --receraser.num_shards=2 --laser.num_groups=2 --shard_epochs=1 "
+    "--shard_recipe=user-shards "
     "--receraser.aggregate.train.num_epochs=1 --finetune.num_epochs=1"
   )
   code, out, err = call(command)
@@ -286,6 +288,7 @@ def test_compare_trains_the_models_that_methods_have_of_their_own(call, call_all
   for method in ("sisa", "receraser", "laser"):
     result = results[method]
     assert result["config"]["shard_train"]["num_epochs"] == 1 and result["completeness"]["auc_retrain"] == retrained
+    assert result["config"]["shard_model"]["l2"] == recipe("bprmf", "user-shards").model_config.l2
     assert result["efficiency"]["fit_seconds"] > 0 and result["efficiency"]["unlearn_seconds"] > 0
     assert 0 < result["info"]["fit_utility"]["ndcg@20"] <= 1 and 0 <= result["info"]["fit_completeness"]["auc"] <= 1
     assert result["info"]["num_forgotten"] == 30
