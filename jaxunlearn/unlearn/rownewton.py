@@ -127,10 +127,11 @@ def unlearn(
 
   Failure: (1) Steps are linear, and one round leaves out that rows move together, those too that the request does not
   name. Against leave-one-out retraining on small data the changes of scores correlate 0.60 to 0.93, after forty rounds
-  over all rows 0.90 to 1.00. On ml-1m one round stays a seventh to a fifth short of Retrain's change of AUC; four
-  (bprmf) or ten (lightgcn) over all rows are within its spread, in twenty to a hundred times the time; with several
-  rounds ask for many draws. They forget more than a training does that stops early: on models of 30 and 60 epochs a
-  membership attack sees that, and does not see the one round. Users who lose most of their pairs are worst. (2) Far
+  over all rows 0.90 to 1.00. On ml-1m, trained to the end, one round stays a seventh to a fifth short of Retrain's
+  change of AUC and a membership attack sees what is left; four (bprmf) or six to ten (lightgcn) over all rows are
+  within its spread and pass, in twenty to a hundred times the time; with several rounds ask for many draws. After 30
+  and 60 epochs it is the other way round: one round passes, and the rounds forget more than a training that stops
+  early. Users who lose most of their pairs are worst. (2) Far
   from a minimum, or with little L2 in training, blocks are nearly singular: `max_step` holds such rows back, `capped`
   counts them, damping heals them; LightGCN after sixteen epochs on yelp2018 forgets 1.7 times what retraining does.
   (3) Few negatives make blocks too small and steps too long. (4) Training that draws negatives among positives
