@@ -17,12 +17,29 @@ from experiments._report import Row, label, retrain_auc
 _MARKERS = "osD^vP*X<>hp"
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")  # told apart by most eyes
 
+_NAMED = 6  # points that have their names beside them; of more, names would cover each other, and the legend has them
+_LONGEST = 30  # letters of a name
+
 
 def _finite(value: float) -> float:
   return value if math.isfinite(value) else 0.0
 
 
+def short_names(methods: Sequence[str]) -> dict[str, str]:
+  """How methods are written in a plot: a long variant is cut, and numbered where another one is cut to the same."""
+  names: dict[str, str] = {}
+  for method in methods:
+    whole = display(method)
+    name, number = whole if len(whole) <= _LONGEST else whole[: _LONGEST - 1] + "…", 1
+    while name in names.values():
+      number += 1
+      name = f"{whole[: _LONGEST - 5]}… ({number})"
+    names[method] = name
+  return names
+
+
 def _panel(axes: Axes, rows: Sequence[Row], utility: str, order: Sequence[str]) -> None:
+  names, few = short_names(order), len(rows) <= _NAMED
   target = retrain_auc(rows, rows[0].dataset, rows[0].model)
   if target is not None:
     axes.axvline(target, color="0.35", linestyle="--", linewidth=1, zorder=1, label="Retrain's AUC")
@@ -33,9 +50,10 @@ def _panel(axes: Axes, rows: Sequence[Row], utility: str, order: Sequence[str]) 
     at = order.index(row.method)
     axes.errorbar(
       x, y, xerr=_finite(x_sd), yerr=_finite(y_sd), fmt=_MARKERS[at % len(_MARKERS)], markersize=7, capsize=3,
-      color=_COLOURS[at % len(_COLOURS)], label=display(row.method), zorder=3,
+      color=_COLOURS[at % len(_COLOURS)], label=names[row.method], zorder=3,
     )  # fmt: skip
-    axes.annotate(display(row.method), (x, y), textcoords="offset points", xytext=(7, 6), fontsize=8, zorder=4)
+    if few:
+      axes.annotate(names[row.method], (x, y), textcoords="offset points", xytext=(7, 6), fontsize=8, zorder=4)
   axes.margins(0.18)
   axes.grid(alpha=0.25)
   axes.set_xlabel("completeness AUC (nearer to Retrain's is better)")
@@ -52,7 +70,10 @@ def draw(rows: Sequence[Row], path: Path, utility: str, title: str) -> list[Path
   order = list(dict.fromkeys(row.method for row in rows))
   wide = min(len(places), 3)
   tall = -(-len(places) // wide)
-  figure = Figure(figsize=(5.2 * wide, 4.4 * tall + 0.7), layout="constrained")
+  longest = max(map(len, short_names(order).values()))
+  columns = max(1, min(4, int(5.2 * wide / (0.5 + 0.066 * longest))))  # inches of a mark, and of a letter
+  lines_of_legend = -(-(len(order) + 1) // columns)
+  figure = Figure(figsize=(5.2 * wide, 4.4 * tall + 0.5 + 0.2 * lines_of_legend), layout="constrained")
   FigureCanvasAgg(figure)
   grid = figure.subplots(tall, wide, squeeze=False)
   for axes, place in zip(grid.flat, places, strict=False):
@@ -63,8 +84,9 @@ def draw(rows: Sequence[Row], path: Path, utility: str, title: str) -> list[Path
   for axes in grid.flat:
     handles.update({name: mark for mark, name in zip(*axes.get_legend_handles_labels(), strict=True)})
   if handles:
-    columns = min(4, len(handles))
-    figure.legend(handles.values(), list(handles), loc="outside lower center", ncols=columns, fontsize=8)
+    figure.legend(
+      handles.values(), list(handles), loc="outside lower center", ncols=min(columns, len(handles)), fontsize=8
+    )
   if title:
     figure.suptitle(title)
   return _save(figure, path)

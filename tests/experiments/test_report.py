@@ -3,6 +3,7 @@
 import io
 import math
 import sys
+import warnings
 
 import pytest
 
@@ -148,6 +149,19 @@ def test_plot(tmp_path):
   assert [file.name for file in files] == ["v1.2.png", "v1.2.svg"]
   assert files[0].read_bytes().startswith(b"\x89PNG") and files[0].stat().st_size > 10_000
   assert "</svg>" in files[1].read_text()
+
+
+def test_plot_of_many_methods_with_long_names(tmp_path):
+  plot = pytest.importorskip("experiments._plot")
+  fields = "num_rounds=3+scope=all+num_negatives=8+row_negatives=100000+pool=64+item_draws="
+  methods = ["retrain", "ifru", "sisa", *(f"rownewton[{fields}{draws}]" for draws in range(9))]
+  names = plot.short_names(methods)
+  assert list(names) == methods and names["ifru"] == "IFRU"
+  assert len(set(names.values())) == 12 and max(map(len, names.values())) <= 30
+  made = [result(method, (0.5 + place / 99, 0.5), (0.3, 0.31)) for place, method in enumerate(methods)]
+  with warnings.catch_warnings():
+    warnings.simplefilter("error")  # as matplotlib's, that the axes have no room left
+    assert len(_report.plot(made, tmp_path / "plot")) == 2
 
 
 def test_no_matplotlib(tmp_path, monkeypatch, capsys):
