@@ -33,19 +33,21 @@ _REQUEST = ("by", "selection", "ratio", "pairs", "scenario", "category", "share"
 
 
 class Section(NamedTuple):
-  """One dataset, model, training recipe and forget set."""
+  """One dataset, model, training recipe and forget set, and where these are not enough one length of training."""
 
   dataset: str
   model: str
   results: list[Mapping[str, Any]]
   forget: str  # which, where a dataset and model have several; else ""
+  epochs: int | None = None  # of training, where results of one method and seed differ in it
 
   @property
   def name(self) -> str:
     """Its heading."""
     recipe = _recipe(self.results[0])
     trained = f", recipe {recipe}" if recipe not in ("", "tuned") else ""
-    return f"{self.model} on {self.dataset}{trained}" + (f", forget set {self.forget}" if self.forget else "")
+    forgotten = f", forget set {self.forget}" if self.forget else ""
+    return f"{self.model} on {self.dataset}{trained}{forgotten}" + (f", {self.epochs} epochs" if self.epochs else "")
 
 
 def _recipe(result: Mapping[str, Any]) -> str:
@@ -66,7 +68,8 @@ def _forget_name(results: Sequence[Mapping[str, Any]]) -> str:
 def sections_of(results: Sequence[Mapping[str, Any]]) -> list[Section]:
   """A section for each dataset, model and recipe, in order of appearance; several where a seed has several forget sets.
 
-  A result without a forget set (`experiments.fit`) belongs to the forget set of the others where there is but one.
+  A result without a forget set (`experiments.fit`) belongs to the forget set of the others where there is but one. Two
+  results of one method and seed that differ in their number of epochs are in two sections.
   """
   groups: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
   for result in results:
@@ -87,7 +90,17 @@ def sections_of(results: Sequence[Mapping[str, Any]]) -> list[Section]:
       for pair in sets:
         part = [m for m in members if (m.get("data_hash"), m.get("forget_hash")) == pair]
         sections.append(Section(dataset, model, part, _forget_name(part)))
-  return sections
+  return [part for section in sections for part in _by_epochs(section)]
+
+
+def _by_epochs(section: Section) -> list[Section]:
+  """The section, or where its results cannot share a table a section for each number of epochs."""
+  if _differ(section.results):
+    return [section]
+  groups: dict[int | None, list[Mapping[str, Any]]] = {}
+  for result in section.results:
+    groups.setdefault(((result.get("config") or {}).get("train") or {}).get("num_epochs"), []).append(result)
+  return [section._replace(results=members, epochs=epochs) for epochs, members in groups.items()]
 
 
 def _differ(results: Sequence[Mapping[str, Any]]) -> bool:

@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 
-from experiments import _page, _page_table
+from experiments import _page, _page_table, _results
 from tests.experiments import browser
 from tests.experiments.page_parts import CURVES, HOSTILE, RESULTS, ROOT, Parsed, parsed, result
 
@@ -142,6 +142,25 @@ def test_a_forget_set_is_named_as_the_command_names_it(flags, name):
   command = f"python -m experiments.compare {flags}"
   other = [result("retrain", (0.2, 0.2), (0.6, 0.6), forget_hash="e" * 64, command=command)]
   assert [s.forget for s in _page.sections_of([*RESULTS, *other])] == ["f" * 12, name]
+
+
+def test_trainings_of_two_lengths_are_two_sections():
+  short, long = (
+    [result(method, (0.2, 0.2), (0.6, 0.6), config={"recipe": "tuned", "train": {"num_epochs": epochs}})
+     for method in ("retrain", "ifru")]
+    for epochs in (16, 48)
+  )  # fmt: skip
+  assert [s.name for s in _page.sections_of(short + long)] == ["bprmf on toy, 16 epochs", "bprmf on toy, 48 epochs"]
+  assert [s.name for s in _page.sections_of(long)] == ["bprmf on toy"]
+
+
+def test_all_kept_results_make_one_page(tmp_path):
+  """The README's command."""
+  kept = _results.load_results(ROOT / "experiments" / "results")
+  sections = _page.sections_of(kept)
+  assert sum(len(section.results) for section in sections) == len(kept)
+  page = _page.write_page(kept, tmp_path / "page.html", title="all").read_text("utf-8")
+  assert "48 epochs" in page and "16 epochs" in page
 
 
 def test_another_recipe_is_another_section():
