@@ -70,7 +70,7 @@ def _receraser(model: str, epochs: int, seeds: int, *more: str) -> Part:
 _PHANTOMS = ",".join(f"lightul[phantom_ratio={ratio}]" for ratio in (0.1, 0.2, 0.4, 0.6, 0.8))
 _ADAM = ",".join(f"ifru[solver=adam+adam_iterations={count}]" for count in (1, 2, 5, 10, 20))
 _SHARED_NOISE = "receraser[partition=ubp+num_shards=3+aggregate.mask_absent=False]"
-_CLOSE = "num_negatives=8+row_negatives=100000+pool=64+item_draws=256"  # draws that many rounds can stand
+CLOSE = "num_negatives=8+row_negatives=100000+pool=64+item_draws=256"  # draws that many rounds can stand
 _HOPS = "l2unrank[hops=0],l2unrank[hops=1],l2unrank[hops=2]"
 
 
@@ -168,8 +168,8 @@ TABLES: dict[str, Table] = {
       "bprmf": Part(
         flags=("--dataset=ml-1m", "--models=bprmf", "--epochs=120", "--forget=$D/ml-1m/forget/intr_0.01.txt",
                "--methods=original,retrain,rownewton," + ",".join(f"rownewton[{text}]" for text in (
-                 f"num_rounds=3+{_CLOSE}", f"num_rounds=3+scope=all+{_CLOSE}",
-                 f"num_rounds=4+scope=all+{_CLOSE}"))),
+                 f"num_rounds=3+{CLOSE}", f"num_rounds=3+scope=all+{CLOSE}",
+                 f"num_rounds=4+scope=all+{CLOSE}"))),
         seeds=5,
       ),
       "wmf": Part(
@@ -182,7 +182,7 @@ TABLES: dict[str, Table] = {
         flags=("--dataset=ml-1m", "--models=lightgcn", "--epochs=150",
                "--forget=$D/ml-1m/forget/intr_0.01.txt",
                "--methods=original,retrain,rownewton,rownewton[num_rounds=4+scope=all],"
-               f"rownewton[num_rounds=6+scope=all],rownewton[num_rounds=10+scope=all+{_CLOSE}]"),
+               f"rownewton[num_rounds=6+scope=all],rownewton[num_rounds=10+scope=all+{CLOSE}]"),
         seeds=2,
       ),
     },
