@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from experiments import _names
 from experiments._common import Measure
-from experiments._methods import run_own
+from experiments._methods import Outcome, run_own
 from jaxunlearn.base import Model, Scorer
 from jaxunlearn.data.dataset import Dataset
 from jaxunlearn.data.interactions import Interactions
@@ -218,6 +218,14 @@ def before_and_after(
     "audit": {before: attacks(own.fit_scorer), method: attacks(own.outcome.scorer)},
     "utility": {before: own.fit_utility, method: own.outcome.utility},
   }
+
+
+def after(
+  method: str, request: Callable[[], Outcome], attacks: Callable[[Scorer], dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
+  """A method that starts from the original model: what attacks find after the request, and utility, by its name."""
+  outcome = request()
+  return {"audit": {method: attacks(outcome.scorer)}, "utility": {method: outcome.utility}}
 
 
 def table(audits: dict[str, Any]) -> tuple[list[str], list[list[str]]]:

@@ -42,6 +42,7 @@ class Cells:
     changes: {method: {field: value}} of the other methods' configurations.
     shard_epochs: of every shard of methods that train models of their own; 0: the recipe's.
     shard_recipe: of these shards; "": each method's own.
+    shard_changes: of that recipe, as for `_methods.settings`.
     overwrite: remove what the folder holds, whatever its settings.
     progress: as for `train.fit`.
 
@@ -64,12 +65,14 @@ class Cells:
     changes: Mapping[str, Mapping[str, Any]] | None = None,
     shard_epochs: int = 0,
     shard_recipe: str = "",
+    shard_changes: Mapping[str, Any] | None = None,
     overwrite: bool = False,
     progress: bool | None = None,
   ) -> None:
     self.folder, self.name, self.dataset, self.forget, self.measure = folder, name, dataset, forget, measure
     self.lightul, self.progress, self.model = lightul or {}, progress, recipe.model(name)
     self.changes, self.shard_epochs, self.shard_recipe = changes or {}, shard_epochs, shard_recipe
+    self.shard_changes = shard_changes
     self.retained = dataset.train.without(forget)
     self.num_found = 0  # cells that were there
     _results.prepare_out(folder)
@@ -113,8 +116,9 @@ class Cells:
     elif method != "original":
       changes = {**self.changes.get(method, {}), **own}
       chosen = settings(
-        method, self.name, self.config, changes, shard_epochs=self.shard_epochs, shard_recipe=self.shard_recipe
-      )
+        method, self.name, self.config, changes, shard_epochs=self.shard_epochs, shard_recipe=self.shard_recipe,
+        shard_changes=self.shard_changes,
+      )  # fmt: skip
     if (out / _results.FILE_NAME).exists():
       stored = _results.load_results(out)[0]
       _identity.check(out, stored, {"config": chosen}, {"config": {"lightul": LightULConfig()}})

@@ -89,11 +89,11 @@ def present(prefix: str) -> dict[str, Any]:
   return {name[len(start) :]: flags.FLAGS[name].value for name in given}
 
 
-def define_model_flags() -> None:
-  """--train.* and --MODEL.* for every model; what is not given comes from the recipe."""
-  _flags.define("train", TrainConfig())
+def define_model_flags(prefix: str = "") -> None:
+  """--train.* and --MODEL.* for every model; what is not given comes from the recipe. "shards.": of its submodels."""
+  _flags.define(f"{prefix}train", TrainConfig())
   for name, config in CONFIGS.items():
-    _flags.define(name, config())
+    _flags.define(f"{prefix}{name}", config())
 
 
 def override(recipe: Recipe, model: str) -> Recipe:

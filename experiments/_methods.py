@@ -88,7 +88,7 @@ def variant(text: str) -> tuple[str, str, dict[str, Any]]:
 
 def settings(
   method: str, model: str, train: TrainConfig, changes: Mapping[str, Any], *, shard_epochs: int = 0,
-  shard_recipe: str = "",
+  shard_recipe: str = "", shard_changes: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
   """All that a method is configured by, for its record: {} for retrain.
 
@@ -99,6 +99,7 @@ def settings(
     changes: {field: value} of the method's configuration, dotted for a field of a field.
     shard_epochs: of every shard of a method that trains models of its own; 0: the recipe's.
     shard_recipe: of such a method; "": "user-shards" of receraser-ubp, "shards" of the others.
+    shard_changes: of that recipe, {"train.learning_rate": …, "wmf.l2": …}; those of other base models are left out.
   """
   if method == "retrain":
     return {}
@@ -113,13 +114,22 @@ def settings(
     config = RowNewtonConfig.preset(model, train)
   config = replace_dotted(config, changes)
   if shards is not None:
-    how = dataclasses.replace(shards.train_config, num_epochs=shard_epochs or shards.train_config.num_epochs)
-    return {"method": config, "shard_model": shards.model_config, "shard_train": how}
+    given = shard_changes or {}
+    how = replace_dotted(shards.train_config, _below("train", given))
+    how = dataclasses.replace(how, num_epochs=shard_epochs or how.num_epochs)
+    shard_model = replace_dotted(shards.model_config, _below(model, given))
+    return {"method": config, "shard_model": shard_model, "shard_train": how}
   fields = {field.name for field in dataclasses.fields(config)}
   known = {"user_weight_power": train.user_weight_power, "avoid_positives": train.avoid_positives}
   known["train_negatives"] = train.num_negatives
   config = dataclasses.replace(config, **{n: v for n, v in known.items() if n in fields and n not in changes})
   return {"method": config}
+
+
+def _below(prefix: str, changes: Mapping[str, Any]) -> dict[str, Any]:
+  """{"b": 1} of "a" in {"a.b": 1, "c.d": 2}."""
+  start = f"{prefix}."
+  return {name[len(start) :]: value for name, value in changes.items() if name.startswith(start)}
 
 
 def _with_aggregate(config: Any, shards: Recipe) -> Any:

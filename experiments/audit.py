@@ -15,7 +15,7 @@ models are the base model's. Its scores are not those of one model of all data, 
 ratio is an attack that works as far as both memorise alike, and no bound on one that trains shadows of its kind.
 
 Kept below --out, so that the same command resumes: shadow models, the original model, vectors that partitions are made
-from, and what was found of each method with models of its own (attacks/METHOD.json).
+from, and what was found of each method (attacks/METHOD.json).
 """
 
 from __future__ import annotations
@@ -123,19 +123,19 @@ def main(argv: list[str]) -> None:
       configs = settings(method, FLAGS.model, config, changes, shard_epochs=FLAGS.shard_epochs)
     methods[label] = configs
     if method in OWN_FIT:
-      path = out / "attacks" / f"{label}.json"
       run = functools.partial(
         _audit.before_and_after, key, method, FLAGS.model, configs, dataset.train, question, measure, attacks,
         vectors=vectors, progress=None if progress else False,
       )  # fmt: skip
-      found = _kept(path, {**identity, "method": configs}, run)
-      audits |= {name.replace(method, label, 1): value for name, value in found["audit"].items()}
-      utility |= {name.replace(method, label, 1): value for name, value in found["utility"].items()}
-      continue
-    outcome = run_request(
-      key, method, model, config, state, question.members, measure, chosen=configs.get("method"), progress=False
-    )
-    audits[label], utility[label] = attacks(outcome.scorer), outcome.utility
+    else:
+      request = functools.partial(
+        run_request, key, method, model, config, state, question.members, measure, chosen=configs.get("method"),
+        progress=None if progress else False,
+      )  # fmt: skip
+      run = functools.partial(_audit.after, method, request, attacks)
+    found = _kept(out / "attacks" / f"{label}.json", {**identity, "method": configs}, run)
+    audits |= {name.replace(method, label, 1): value for name, value in found["audit"].items()}
+    utility |= {name.replace(method, label, 1): value for name, value in found["utility"].items()}
   result = {
     "schema": _results.SCHEMA,
     "audit": audits,

@@ -42,13 +42,17 @@ flags.DEFINE_integer(
   lower_bound=0,
 )  # fmt: skip
 flags.DEFINE_enum(
-  "shard_recipe", "", ["", *RECIPES], "training recipe of shards and groups; empty: recipe shards, or user-shards"
+  "shard_recipe",
+  "",
+  ["", *RECIPES],
+  "training recipe of shards and groups; empty: recipe shards, or user-shards; --shards.* change single values of it",
 )
 _common.forget_flags()
 flags.DEFINE_string("out", "runs/compare", "folder for all cells, the table and the plot")
 flags.DEFINE_boolean("overwrite", False, "remove the cells of these models in --out first, and run all of them anew")
 flags.DEFINE_boolean("quiet", False, "no progress bar, no table")
 _common.define_model_flags()
+_common.define_model_flags("shards.")
 _flags.define("lightul", LightULConfig())
 for _name, _config in METHOD_CONFIGS.items():
   _flags.define(_name, _config)
@@ -69,7 +73,8 @@ def main(argv: list[str]) -> None:
     for method in set(base.values()) & POST_HOC.keys():
       POST_HOC[method][0](how.model(name), how.train_config)  # raises where it is not defined: now, not after hours
     for method in set(base.values()) & OWN_FIT.keys():
-      settings(method, name, how.train_config, {}, shard_recipe=FLAGS.shard_recipe)  # likewise
+      own = {"shard_recipe": FLAGS.shard_recipe, "shard_changes": _common.present("shards")}
+      settings(method, name, how.train_config, {}, **own)  # likewise
   dataset = _common.load_dataset()
   forget = _common.forget_from_flags(dataset.train, seed=0)
   measure = _common.Measure(dataset, forget)
@@ -88,8 +93,8 @@ def main(argv: list[str]) -> None:
         out / name, name, recipes[name], FLAGS.recipe, dataset, forget, measure,
         epochs=FLAGS.epochs, lightul=_common.present("lightul"),
         changes={method: _common.present(method) for method in METHOD_CONFIGS},
-        shard_epochs=FLAGS.shard_epochs, shard_recipe=FLAGS.shard_recipe, overwrite=FLAGS.overwrite,
-        progress=False if FLAGS.quiet else None,
+        shard_epochs=FLAGS.shard_epochs, shard_recipe=FLAGS.shard_recipe, shard_changes=_common.present("shards"),
+        overwrite=FLAGS.overwrite, progress=False if FLAGS.quiet else None,
       )  # fmt: skip
     cells[name].run(method, seed, objective)
   results = _results.load_results(out)

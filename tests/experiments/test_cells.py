@@ -229,6 +229,14 @@ def test_settings():
     assert chosen["shard_model"] == shards.model_config
     assert chosen["shard_train"] == dataclasses.replace(shards.train_config, num_epochs=7)
     assert chosen["method"] == CONFIGS[method]
+  given = {"train.learning_rate": 0.5, "train.num_epochs": 9, "bprmf.l2": 0.25, "wmf.l2": 0.125}
+  chosen = settings("sisa", "bprmf", TRAIN, {}, shard_changes=given)  # single values, those of other models aside
+  shards = recipe("bprmf", "shards")
+  assert chosen["shard_model"] == dataclasses.replace(shards.model_config, l2=0.25)
+  assert chosen["shard_train"] == dataclasses.replace(shards.train_config, learning_rate=0.5, num_epochs=9)
+  assert settings("sisa", "bprmf", TRAIN, {}, shard_epochs=2, shard_changes=given)["shard_train"].num_epochs == 2
+  with pytest.raises(ValueError, match="l2"):
+    settings("sisa", "bprmf", TRAIN, {}, shard_changes={"bprmf.l2": -1.0})
   assert settings("laser", "bprmf", TRAIN, {"num_groups": 2})["method"].num_groups == 2
   train = dataclasses.replace(TRAIN, user_weight_power=0.25)
   assert settings("ifru", "bprmf", train, {})["method"].user_weight_power == 0.25
