@@ -47,8 +47,8 @@ class Section(NamedTuple):
     recipe = _recipe(self.results[0])
     trained = f", recipe {recipe}" if recipe not in ("", "tuned") else ""
     forgotten = f", forget set {self.forget}" if self.forget else ""
-    if not any(result.get("forget_hash") for result in self.results):
-      forgotten = ", before any request"
+    if "partition" in (self.results[0].get("config") or {}):  # of experiments.shards
+      forgotten = ", partitions and aggregations"
     return f"{self.model} on {self.dataset}{trained}{forgotten}" + (f", {self.epochs} epochs" if self.epochs else "")
 
 

@@ -160,7 +160,7 @@ def test_all_kept_results_make_one_page(tmp_path):
   sections = _page.sections_of(kept)
   assert sum(len(section.results) for section in sections) == len(kept)
   names = [section.name for section in sections]
-  assert len(set(names)) == len(names) and "bprmf on ml-1m-receraser, before any request" in names
+  assert len(set(names)) == len(names) and "bprmf on ml-1m-receraser, partitions and aggregations" in names
   page = _page.write_page(kept, tmp_path / "page.html", title="all").read_text("utf-8")
   assert "48 epochs" in page and "16 epochs" in page
 
