@@ -19,7 +19,7 @@ from experiments import _common, _flags, _names, _report, _results
 from experiments._cells import Cells
 from experiments._methods import CONFIGS as METHOD_CONFIGS
 from experiments._methods import LIGHTUL, METHODS, OWN_FIT, POST_HOC, settings, variant
-from jaxunlearn._validate import check_choice, check_positive
+from jaxunlearn._validate import check_choice
 from jaxunlearn.models import CONFIGS
 from jaxunlearn.recipes import RECIPES, recipe
 from jaxunlearn.unlearn.lightul import OBJECTIVES, LightULConfig
@@ -35,7 +35,8 @@ flags.DEFINE_list("objectives", ["preserve"], f"of LightUL: {', '.join(OBJECTIVE
 flags.DEFINE_enum(
   "recipe", "tuned", list(RECIPES), "training recipe; --train.* and --MODEL.* change single values of it"
 )
-flags.DEFINE_integer("seeds", 5, "number of seeds, 0 … seeds − 1")
+flags.DEFINE_integer("seeds", 5, "number of seeds: first_seed … first_seed + seeds − 1", lower_bound=1)
+flags.DEFINE_integer("first_seed", 0, "the first of them; `summarise` pools what several folders have", lower_bound=0)
 flags.DEFINE_integer("epochs", 0, "epochs of every model; 0: found on a validation part of train")
 flags.DEFINE_integer(
   "shard_epochs", 0, "epochs of every shard of methods with shards, of every group of LASER; 0: of recipe shards",
@@ -63,7 +64,6 @@ def main(argv: list[str]) -> None:
   del argv
   out = _results.prepare_out(FLAGS.out)
   _common.use_compilation_cache()
-  check_positive("seeds", FLAGS.seeds)
   for name, choices in (("models", CONFIGS), ("objectives", OBJECTIVES)):
     for value in getattr(FLAGS, name):
       check_choice(name, value, choices)
@@ -81,7 +81,7 @@ def main(argv: list[str]) -> None:
   planned = [
     (name, method, objective, seed)
     for name in FLAGS.models
-    for seed in range(FLAGS.seeds)
+    for seed in range(FLAGS.first_seed, FLAGS.first_seed + FLAGS.seeds)
     for method in sorted(set(FLAGS.methods), key=_names.rank)  # Retrain before those that are compared with it
     for objective in (FLAGS.objectives if base[method] in LIGHTUL else FLAGS.objectives[:1])
   ]

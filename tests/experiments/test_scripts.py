@@ -157,6 +157,9 @@ SCRIPTS = {
     "seeds",
     "shard_epochs",
     "shard_recipe",
+    "shards.wmf.l2",
+    "shards.train.batch_size",
+    "first_seed",
     "wmf.l2",
     "lightul.alpha",
     "receraser.aggregate.train.num_epochs",
@@ -256,6 +259,19 @@ def test_compare_resumes_and_refuses_other_settings(fitted, call, call_all, fold
     code, _, err = done[other]
     assert code == 1 and words in err and "--overwrite" in err and "--out" in err, (other, err)
   assert stamps(written) == cells
+
+
+def test_compare_runs_other_seeds_with_another_shard_recipe(fitted, call, folder):
+  code, _, err = call(
+    f"compare --dataset=ml-1m --data_dir=data --methods=sisa --first_seed=2 --seeds=1 --epochs=2 {TRAIN} "
+    "--forget=data/forget.txt --sisa.num_shards=2 --shards.train.num_epochs=1 --shards.bprmf.embedding_dim=3 --out=runs/more"
+  )
+  assert code == 0, err
+  assert [path.parent.name for path in (folder / "runs" / "more").glob("bprmf/sisa/*/result.json")] == ["seed2"]
+  result = result_of(folder / "runs" / "more" / "bprmf" / "sisa" / "seed2")
+  assert result["seeds"] == [2] and result["config"]["train"]["num_epochs"] == 2
+  assert result["config"]["shard_train"]["num_epochs"] == 1
+  assert result["config"]["shard_model"]["embedding_dim"] == 3
 
 
 def test_one_pair_is_drawn(fitted, call, folder):
