@@ -264,7 +264,8 @@ def test_compare_resumes_and_refuses_other_settings(fitted, call, call_all, fold
 def test_compare_runs_other_seeds_with_another_shard_recipe(fitted, call, folder):
   code, _, err = call(
     f"compare --dataset=ml-1m --data_dir=data --methods=sisa --first_seed=2 --seeds=1 --epochs=2 {TRAIN} "
-    "--forget=data/forget.txt --sisa.num_shards=2 --shards.train.num_epochs=1 --shards.bprmf.embedding_dim=3 --out=runs/more"
+    "--forget=data/forget.txt --sisa.num_shards=2 --shards.train.num_epochs=1 --shards.bprmf.embedding_dim=3 "
+    "--out=runs/more"
   )
   assert code == 0, err
   assert [path.parent.name for path in (folder / "runs" / "more").glob("bprmf/sisa/*/result.json")] == ["seed2"]
