@@ -7,6 +7,7 @@ from experiments._reproductions import Part, Table
 _POST_HOC = "original,retrain,finetune,gradient-ascent,ifru,l2unrank,rownewton,lightul-wm,lightul"
 _OWN = "sisa,receraser-ubp,laser"
 _SPARSE = ("--epochs=60", "--train.num_negatives=4", "--train.batch_size=8192", "--train.learning_rate=4e-3")
+_LARGE_BATCHES = ("--shards.train.batch_size=4096",)
 
 
 def _lightul(kind: str) -> dict[str, Part]:
@@ -47,6 +48,17 @@ def _lightul(kind: str) -> dict[str, Part]:
         flags=(f"--dataset={dataset}", "--models=lightgcn", f"--epochs={epochs}", "--lightgcn.l2=1e-4",
                "--methods=original,retrain,rownewton,l2unrank,ifru,gradient-ascent,finetune,lightul-wm,lightul",
                f"--forget=$D/{dataset}/forget/intr_0.01.txt"),
+        seeds=1,
+      )  # fmt: skip
+    # Shards train models of their own: parts that stand alone. Larger batches: as many steps as a shard of ml-1m has.
+    for dataset, name, methods, more in (
+      ("gowalla", "receraser", "receraser-ubp", ()),
+      ("gowalla", "laser", "laser", _LARGE_BATCHES),
+      ("yelp2018", "shards", "receraser-ubp,laser", _LARGE_BATCHES),
+    ):
+      parts[f"{dataset}-lightgcn-{name}"] = Part(
+        flags=(f"--dataset={dataset}", "--models=lightgcn", "--epochs=48", "--lightgcn.l2=1e-4", *more,
+               f"--methods={methods}", f"--forget=$D/{dataset}/forget/intr_0.01.txt"),
         seeds=1,
       )  # fmt: skip
     for dataset in ("gowalla", "yelp2018"):
@@ -107,6 +119,16 @@ TABLES: dict[str, Table] = {
       "lightgcn": _receraser("lightgcn", 60, 2),
       "yelp2018-bprmf": Part(
         flags=("--dataset=yelp2018", "--models=bprmf", *_SPARSE, "--pairs=1",
+               "--methods=original,retrain,sisa,grapheraser,receraser,receraser-ubp"),
+        seeds=1,
+      ),
+      # The paper's weight of unobserved entries for this data; batches that make as many steps as on ml-1m-receraser.
+      "yelp2018-wmf": Part(
+        flags=("--dataset=yelp2018", "--models=wmf", "--epochs=32", "--train.learning_rate=1e-2",
+               "--wmf.unobserved_weight=0.05", "--wmf.l2=0.05", "--pairs=1", "--shards.train.batch_size=1024",
+               "--shards.wmf.unobserved_weight=0.05",
+               *(f"--{name}.aggregate.train.batch_size=1024" for name in ("grapheraser", "receraser", "receraser-ubp")),
+               "--grapheraser.aggregate.train.num_epochs=2",
                "--methods=original,retrain,sisa,grapheraser,receraser,receraser-ubp"),
         seeds=1,
       ),
