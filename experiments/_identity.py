@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,22 @@ def claim(folder: Path, identity: Mapping[str, Any], defaults: Mapping[str, Any]
     return
   folder.mkdir(parents=True, exist_ok=True)
   write_json(path, plain(identity))
+
+
+def kept(path: Path, identity: Mapping[str, Any], make: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+  """What `make` finds, from the file where it is there.
+
+  Raises:
+    ValueError: it is there, of other settings.
+  """
+  if path.exists():
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    check(path, stored["identity"], identity)
+    return dict(stored["found"])
+  found = plain(make())
+  path.parent.mkdir(parents=True, exist_ok=True)
+  write_json(path, {"identity": plain(identity), "found": found})
+  return dict(found)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -22,10 +22,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import sys
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -133,7 +130,7 @@ def main(argv: list[str]) -> None:
         progress=None if progress else False,
       )  # fmt: skip
       run = functools.partial(_audit.after, method, request, attacks)
-    found = _kept(out / "attacks" / f"{label}.json", {**identity, "method": configs}, run)
+    found = _identity.kept(out / "attacks" / f"{label}.json", {**identity, "method": configs}, run)
     audits |= {name.replace(method, label, 1): value for name, value in found["audit"].items()}
     utility |= {name.replace(method, label, 1): value for name, value in found["utility"].items()}
   result = {
@@ -151,22 +148,6 @@ def main(argv: list[str]) -> None:
   if not FLAGS.quiet:
     print(_report.text_table(*_audit.table(_by_number(audits)), box=False))
     print("\n".join(map(str, files)), file=sys.stderr)
-
-
-def _kept(path: Path, identity: dict[str, Any], make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-  """What `make` finds, from the file where it is there.
-
-  Raises:
-    ValueError: it is there, of other settings.
-  """
-  if path.exists():
-    stored = json.loads(path.read_text(encoding="utf-8"))
-    _identity.check(path, stored["identity"], identity)
-    return dict(stored["found"])
-  found = make()
-  path.parent.mkdir(parents=True, exist_ok=True)
-  _identity.write_json(path, _results.plain({"identity": identity, "found": found}))
-  return found
 
 
 def _by_number(audits: dict[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from jaxunlearn import checkpoint, data, metrics, models, partition, unlearn
 from jaxunlearn.aggregate import AggregateConfig
 from jaxunlearn.base import Batch, Embeddings, Model, Scorer, Unlearner, UnlearnResult, scorer_of
+from jaxunlearn.calibration import Calibration, calibrate
 from jaxunlearn.data import (
   Dataset,
   Interactions,
@@ -122,6 +123,8 @@ __all__ = [
   "finetune",
   "GradientAscentConfig",
   "gradient_ascent",
+  "calibrate",
+  "Calibration",
   # metrics
   "RankingEvaluator",
   "evaluate",

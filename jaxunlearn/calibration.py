@@ -1,0 +1,125 @@
+"""How strongly an approximate method has to be set, found without a retrained model.
+
+Steps, rounds, dampings and weights decide how much is forgotten, and which are right goes with how the base model was
+trained. Retraining would tell, but then nothing needs to be unlearned. Pairs that were held out of training tell too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from jaxunlearn._validate import check_fraction, check_positive
+from jaxunlearn.base import State, Unlearner
+from jaxunlearn.data.forget import sample_forget
+from jaxunlearn.data.interactions import Interactions
+from jaxunlearn.metrics.completeness import auc
+from jaxunlearn.metrics.membership import standardised_scores
+from jaxunlearn.partition._types import host_rng
+
+TARGET = 0.5  # AUC of forgotten against held-out pairs after exact retraining
+
+
+class Calibration(NamedTuple):
+  """What `calibrate` found.
+
+  Attributes:
+    best: index of the candidate whose mean AUC is nearest to 0.5.
+    auc: float [C, T], of each candidate after each trial request; NaN for those that `stop` left out.
+    before: float [T], the same before the request.
+    standard_error: of a candidate's mean over trials, if it is at 0.5 and pairs are independent.
+    bracketed: whether some candidate forgets too little and some too much; otherwise a stronger or a weaker one than
+      all of them may be nearer.
+  """
+
+  best: int
+  auc: np.ndarray
+  before: np.ndarray
+  standard_error: float
+  bracketed: bool
+
+
+def calibrate(
+  key: jax.Array,
+  candidates: Sequence[Unlearner],
+  state: State,
+  interactions: Interactions,
+  held_out: Interactions,
+  *,
+  ratio: float = 0.01,
+  num_trials: int = 2,
+  stop: bool = False,
+) -> Calibration:
+  """Tries settings of an approximate method on random requests, and picks the one that forgets as retraining would.
+
+  After exact retraining a random forgotten pair and a pair that was held out of training in the same way are
+  exchangeable: neither was trained on, and nothing but the draw tells them apart. So the AUC of their scores (each in
+  standard deviations of its user's scores) is 0.5 in expectation. Above it a method has forgotten too little, below it
+  too much. No model is retrained, and the trial requests are not those of the people who asked: what is found holds for
+  the model and its training, and is used for the requests that come.
+
+  The held-out pairs are a random part of what could have been trained on: the validation part of model selection is
+  one, if the state was trained without it. Test pairs of another kind than the training pairs (later ones, higher
+  ratings) are not: the AUC of Retrain is then not 0.5. Twenty thousand pairs or more tell rounds of rownewton on ml-1m
+  apart; `standard_error` says what a difference is worth.
+
+  Args:
+    key: of the trial requests, and of the candidates' own draws.
+    candidates: settings to try, C of them; with `stop` from the weakest to the strongest.
+    state: the trained model, as `unlearn` of every candidate takes it.
+    interactions: the pairs that it was trained on.
+    held_out: pairs that it was not trained on, drawn at random from what would have been.
+    ratio: pairs of a trial request, of all, in (0, 1).
+    num_trials: requests a candidate is tried on, T ≥ 1; all candidates on the same ones, each from `state`.
+    stop: leave out what comes after the first candidate that is at or below 0.5.
+
+  Raises:
+    ValueError: no candidates, an argument out of range, or held-out pairs that were trained on.
+
+  Guarantee: none for single requests. Utility is not looked at: a candidate that destroys the ranking has an AUC too.
+
+  References:
+    The exchangeability of members and non-members under exact unlearning is that of membership attacks on unlearned
+    models (Hayes et al., "Inexact Unlearning Needs More Careful Evaluations", 2024); using it to choose a setting is
+    ours.
+  """
+  check_fraction("ratio", ratio)
+  check_positive("num_trials", num_trials)
+  if not candidates:
+    raise ValueError("Expected candidates to try, got none.")
+  if not len(held_out):
+    raise ValueError("Expected held_out pairs, got none; train on a part of the pairs and hold out the others.")
+  trained = int(interactions.contains(held_out).sum())
+  if trained:
+    raise ValueError(
+      f"Expected held_out pairs that were not trained on, got {trained} of {len(held_out)} that are in `interactions`."
+    )
+  trials = [
+    sample_forget(host_rng(jax.random.fold_in(key, trial)), interactions, ratio=ratio) for trial in range(num_trials)
+  ]
+
+  def against_held_out(unlearner: Unlearner, served: State, forgotten: Interactions) -> float:
+    scorer = unlearner.scorer(served)
+    return auc(standardised_scores(scorer, forgotten), standardised_scores(scorer, held_out))
+
+  before = np.array([against_held_out(candidates[0], state, trial) for trial in trials])
+  found = np.full((len(candidates), num_trials), np.nan)
+  for row, unlearner in enumerate(candidates):
+    for trial, forgotten in enumerate(trials):
+      new = unlearner.unlearn(jax.random.fold_in(key, num_trials + trial), state, forgotten).state
+      found[row, trial] = against_held_out(unlearner, new, forgotten)
+    if stop and found[row].mean() <= TARGET:
+      break
+  means = found.mean(axis=1)
+  known = means[~np.isnan(means)]
+  forgotten_pairs = sum(map(len, trials))
+  return Calibration(
+    best=int(np.nanargmin(np.abs(means - TARGET))),
+    auc=found,
+    before=before,
+    standard_error=float(np.sqrt(1 / (12 * forgotten_pairs) + 1 / (12 * len(held_out)))),
+    bracketed=bool(known.min() <= TARGET <= known.max()),
+  )
