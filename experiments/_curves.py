@@ -1,4 +1,4 @@
-"""Plots of the page from what `audit`, `stream` and `leave_one_out` wrote."""
+"""Plots of the page from what `audit`, `stream`, `leave_one_out` and `calibrate` wrote."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _LOWEST = 1e-3  # false positive rate at which a logarithmic axis starts
 
 
 def of_result(result: Mapping[str, Any]) -> list[dict[str, Any]]:
-  """The plots of one result of `audit`, `stream` or `leave_one_out`.
+  """The plots of one result of `audit`, `stream`, `leave_one_out` or `calibrate`.
 
   Raises:
     ValueError: it is of no such kind.
@@ -25,7 +25,9 @@ def of_result(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     return of_stream(result)
   if "leave_one_out" in result:
     return of_leave_one_out(result)
-  raise ValueError("expected a list of plots, or a result of audit, stream or leave_one_out")
+  if "calibration" in result:
+    return of_calibration(result)
+  raise ValueError("expected a list of plots, or a result of audit, stream, leave_one_out or calibrate")
 
 
 def thinned(fpr: Sequence[float], tpr: Sequence[float]) -> tuple[list[float], list[float]]:
@@ -104,3 +106,29 @@ def of_leave_one_out(result: Mapping[str, Any]) -> list[dict[str, Any]]:
       "note": f"Pearson's correlation {agreement['pearson']:.3f}, Spearman's {agreement['spearman']:.3f}.",
     })  # fmt: skip
   return found
+
+
+def of_calibration(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+  """Mean AUC against held-out pairs of each method's settings, in the order in which they were tried."""
+  methods: dict[str, list[tuple[str, float]]] = {}
+  for label, one in result["calibration"].items():
+    method, _, setting = label.partition("[")
+    if method != "retrain":
+      methods.setdefault(method, []).append((setting.rstrip("]") or "default", one["mean"]))
+  last = max(map(len, methods.values()))
+  lines = {"before the request": float(np.mean(result["before"])), "exact": 0.5}
+  if "retrain" in result["calibration"]:
+    lines["Retrain"] = result["calibration"]["retrain"]["mean"]
+  series = [
+    {"name": _names.display(method), "x": list(range(1, len(tried) + 1)), "y": [value for _, value in tried]}
+    for method, tried in methods.items()
+  ]
+  series += [{"name": name, "x": [1, max(2, last)], "y": [value, value]} for name, value in lines.items()]
+  said = "; ".join(f"{_names.display(m)}: {', '.join(name for name, _ in tried)}" for m, tried in methods.items())
+  epochs = result["config"]["train"]["num_epochs"]
+  return [{
+    "title": f"{result['dataset']}, {result['model']}, {epochs} epochs: forgotten against held-out pairs",
+    "heading": "Calibration without a retrained model", "series": series,
+    "x_label": "setting, in the order below", "y_label": "AUC",
+    "note": f"Nearest to 0.5: {_names.display(result['best'])}. Standard error {result['standard_error']:.4f}. {said}.",
+  }]  # fmt: skip

@@ -69,5 +69,5 @@ def test_leaving_out_has_a_scatter_a_method_with_the_line_of_equality():
 
 
 def test_other_results_are_refused():
-  with pytest.raises(ValueError, match="audit, stream or leave_one_out"):
+  with pytest.raises(ValueError, match="audit, stream, leave_one_out or calibrate"):
     _curves.of_result({"method": "ifru"})
