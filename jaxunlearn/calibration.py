@@ -56,10 +56,12 @@ def calibrate(
   """Tries settings of an approximate method on random requests, and picks the one that forgets as retraining would.
 
   After exact retraining a random forgotten pair and a pair that was held out of training in the same way are
-  exchangeable: neither was trained on, and nothing but the draw tells them apart. So the AUC of their scores (each in
-  standard deviations of its user's scores) is 0.5 in expectation. Above it a method has forgotten too little, below it
-  too much. No model is retrained, and the trial requests are not those of the people who asked: what is found holds for
-  the model and its training, and is used for the requests that come.
+  exchangeable: neither was trained on, and nothing but the draw tells them apart. So the AUC of whatever is computed
+  from both alike is 0.5 in expectation: above it a method has forgotten too little, below it too much. Here it is a
+  pair's score, in standard deviations of its user's scores, less what the retained degrees of its user and item
+  foretell of it: a quadratic of their logarithms, fitted to the held-out pairs. Popular items score high whether or
+  not a pair was trained on, and that would drown the rest. No model is retrained, and the trial requests are not those
+  of the people who asked: what is found holds for the model and its training, and is used for the requests that come.
 
   The held-out pairs are a random part of what could have been trained on: the validation part of model selection is
   one, if the state was trained without it. Test pairs of another kind than the training pairs (later ones, higher
@@ -101,16 +103,21 @@ def calibrate(
     sample_forget(host_rng(jax.random.fold_in(key, trial)), interactions, ratio=ratio) for trial in range(num_trials)
   ]
 
-  def against_held_out(unlearner: Unlearner, served: State, forgotten: Interactions) -> float:
-    scorer = unlearner.scorer(served)
-    return auc(standardised_scores(scorer, forgotten), standardised_scores(scorer, held_out))
+  degrees = [_degree_terms(interactions.without(trial), (trial, held_out)) for trial in trials]
 
-  before = np.array([against_held_out(candidates[0], state, trial) for trial in trials])
+  def against_held_out(unlearner: Unlearner, served: State, trial: int) -> float:
+    scorer = unlearner.scorer(served)
+    inside, outside = (standardised_scores(scorer, pairs) for pairs in (trials[trial], held_out))
+    terms = degrees[trial]
+    foretold = np.linalg.lstsq(terms[1], outside.astype(np.float64))[0]
+    return auc(inside - terms[0] @ foretold, outside - terms[1] @ foretold)
+
+  before = np.array([against_held_out(candidates[0], state, trial) for trial in range(num_trials)])
   found = np.full((len(candidates), num_trials), np.nan)
   for row, unlearner in enumerate(candidates):
     for trial, forgotten in enumerate(trials):
       new = unlearner.unlearn(jax.random.fold_in(key, num_trials + trial), state, forgotten).state
-      found[row, trial] = against_held_out(unlearner, new, forgotten)
+      found[row, trial] = against_held_out(unlearner, new, trial)
     if stop and found[row].mean() <= TARGET:
       break
   means = found.mean(axis=1)
@@ -123,3 +130,14 @@ def calibrate(
     standard_error=float(np.sqrt(1 / (12 * forgotten_pairs) + 1 / (12 * len(held_out)))),
     bracketed=bool(known.min() <= TARGET <= known.max()),
   )
+
+
+def _degree_terms(retained: Interactions, sides: Sequence[Interactions]) -> list[np.ndarray]:
+  """1, a, b, a², ab, b² of the centred logarithms a, b of a pair's user's and item's degree: float64 [N, 6] a side."""
+  user, item = (np.log1p(degrees.astype(np.float64)) for degrees in (retained.user_degrees(), retained.item_degrees()))
+  user, item = user - user.mean(), item - item.mean()
+  terms = []
+  for pairs in sides:
+    a, b = user[pairs.user], item[pairs.item]
+    terms.append(np.stack([np.ones_like(a), a, b, a * a, a * b, b * b], axis=1))
+  return terms
