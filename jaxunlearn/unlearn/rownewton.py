@@ -131,7 +131,8 @@ def unlearn(
   change of AUC and a membership attack sees what is left; four (bprmf) or six to ten (lightgcn) over all rows are
   within its spread and pass, in twenty to a hundred times the time; with several rounds ask for many draws. After 30
   and 60 epochs it is the other way round: one round passes, and the rounds forget more than a training that stops
-  early. Users who lose most of their pairs are worst. (2) Far
+  early. `jaxunlearn.calibrate` finds how many are right for a model, without a retrained one. Users who lose most of
+  their pairs are worst. (2) Far
   from a minimum, or with little L2 in training, blocks are nearly singular: `max_step` holds such rows back, `capped`
   counts them, damping heals them; LightGCN after sixteen epochs on yelp2018 forgets 1.7 times what retraining does.
   (3) Few negatives make blocks too small and steps too long. (4) Training that draws negatives among positives
