@@ -116,7 +116,7 @@ def of_calibration(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     if method != "retrain":
       methods.setdefault(method, []).append((setting.rstrip("]") or "default", one["mean"]))
   last = max(map(len, methods.values()))
-  lines = {"before the request": float(np.mean(result["before"])), "exact": 0.5}
+  lines = {"before": float(np.mean(result["before"])), "exact": 0.5}
   if "retrain" in result["calibration"]:
     lines["Retrain"] = result["calibration"]["retrain"]["mean"]
   series = [
@@ -124,11 +124,22 @@ def of_calibration(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     for method, tried in methods.items()
   ]
   series += [{"name": name, "x": [1, max(2, last)], "y": [value, value]} for name, value in lines.items()]
-  said = "; ".join(f"{_names.display(m)}: {', '.join(name for name, _ in tried)}" for m, tried in methods.items())
-  epochs = result["config"]["train"]["num_epochs"]
+  said = ". ".join(f"{_names.display(m)}: {_settings([name for name, _ in tried])}" for m, tried in methods.items())
+  epochs, trials = result["config"]["train"]["num_epochs"], len(result["before"])
+  where = f"{result['dataset']}, {result['model']}, {epochs} epochs"
   return [{
-    "title": f"{result['dataset']}, {result['model']}, {epochs} epochs: forgotten against held-out pairs",
+    "title": f"{where}: forgotten against held-out pairs, {trials} trials",
     "heading": "Calibration without a retrained model", "series": series,
     "x_label": "setting, in the order below", "y_label": "AUC",
     "note": f"Nearest to 0.5: {_names.display(result['best'])}. Standard error {result['standard_error']:.4f}. {said}.",
   }]  # fmt: skip
+
+
+def _settings(names: Sequence[str]) -> str:
+  """The settings of a method, each with what it does not share with the one before: "a=1, b=2; a=2; a=2, b=3"."""
+  said, before = [], ""
+  for name in names:
+    first, _, rest = name.partition("+")
+    said.append((first if rest == before else name).replace("+", ", "))
+    before = rest
+  return "; ".join(said)

@@ -58,7 +58,8 @@ def test_as_a_command(run):
   series = {one["name"]: one["y"] for one in plot["series"]}
   assert series["RowNewton (ours)"] == [tried[name]["mean"] for name in METHODS.split(",")[:2]]
   assert series["Retrain"] == [tried["retrain"]["mean"]] * 2 and series["exact"] == [0.5, 0.5]
-  assert "default, num_rounds=2+scope=all" in plot["note"]
+  assert "default; num_rounds=2, scope=all. LightUL-WM: num_epochs=1." in plot["note"]
+  assert _curves._settings(["a=1+b=2", "a=2+b=2", "a=2+b=3"]) == "a=1, b=2; a=2; a=2, b=3"
 
   for name in ("retrain", "rownewton"):  # told again, they were not tried again; and Retrain is never the choice
     kept = run.folder / "out" / "found" / f"{name}.json"
