@@ -62,6 +62,8 @@ def main(argv: list[str]) -> None:
   _common.use_compilation_cache()
   for method in FLAGS.methods:
     check_choice("methods", variant(method)[0], ("retrain", *LIGHTUL, *POST_HOC))
+  if not set(FLAGS.methods) - {"retrain"}:
+    raise ValueError(f"Expected a setting to choose in --methods beside retrain, got {','.join(FLAGS.methods)!r}.")
   how = _common.override(recipe(FLAGS.model), FLAGS.model)
   model, config = how.model(FLAGS.model), dataclasses.replace(how.train_config, num_epochs=FLAGS.epochs)
   key = jax.random.key(FLAGS.seed)
@@ -91,13 +93,13 @@ def main(argv: list[str]) -> None:
   }
   mean = {label: float(np.mean(one["auc"])) for label, one in found.items()}
   choice = {label: value for label, value in mean.items() if label != "retrain"}
-  best = min(choice, key=lambda label: abs(choice[label] - calibration.TARGET), default="")
+  best = min(choice, key=lambda label: abs(choice[label] - calibration.TARGET))
   some = next(iter(found.values()))
   result = {
     "schema": _results.SCHEMA,
     "calibration": {label: {**one, "mean": mean[label], "method": configs[label]} for label, one in found.items()},
     "best": best,
-    "bracketed": bool(choice) and min(choice.values()) <= calibration.TARGET <= max(choice.values()),
+    "bracketed": min(choice.values()) <= calibration.TARGET <= max(choice.values()),
     "before": some["before"],
     "standard_error": some["standard_error"],
     "utility": {"original": measure.utility(unlearners[next(iter(found))].scorer(state))},
@@ -151,9 +153,7 @@ def _settings(label: str, config: Any) -> Any:
   method, _, own = variant(label)
   if method in LIGHTUL:
     given = {**_common.present("lightul"), **own}
-    return LightULConfig.preset(
-      "preserve", FLAGS.model, **given, **({"phantoms": False} if method != "lightul" else {})
-    )
+    return LightULConfig.preset("preserve", FLAGS.model, **{**given, "phantoms": method == "lightul"})
   return settings(method, FLAGS.model, config, {**_common.present(method), **own}).get("method")
 
 

@@ -82,7 +82,7 @@ def calibrate(
     ValueError: no candidates, an argument out of range, or held-out pairs that were trained on.
 
   Guarantee: none for single requests, and none against a stronger attack: on ml-1m, LightGCN, L2UnRank's preset is at
-  0.503 here, and a likelihood ratio with shadow models sees its trace at 0.551. What is far from 0.5 has not forgotten
+  0.505 here, and a likelihood ratio with shadow models sees its trace at 0.551. What is far from 0.5 has not forgotten
   as retraining does; what is at 0.5 may have. Utility is not looked at: a candidate that destroys the ranking has an
   AUC too.
 
