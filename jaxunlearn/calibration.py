@@ -65,8 +65,8 @@ def calibrate(
 
   The held-out pairs are a random part of what could have been trained on: the validation part of model selection is
   one, if the state was trained without it. Test pairs of another kind than the training pairs (later ones, higher
-  ratings) are not: the AUC of Retrain is then not 0.5. Twenty thousand pairs or more tell rounds of rownewton on ml-1m
-  apart; `standard_error` says what a difference is worth.
+  ratings) are not: the AUC of Retrain is then not 0.5. 44,556 held-out pairs and eight trials of 4,010 told one round
+  of rownewton from the next on ml-1m, two trials hardly; `standard_error` says what a difference is worth.
 
   Args:
     key: of the trial requests, and of the candidates' own draws.
