@@ -33,9 +33,14 @@ KS = (10, 20, 50)
 
 
 def use_compilation_cache() -> None:
-  """Keeps compiled programs between runs, in $JAXUNLEARN_CACHE or ~/.cache/jaxunlearn, beside the datasets."""
-  jax.config.update("jax_compilation_cache_dir", str(datasets.cache_dir() / "xla"))
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)  # not 1: a script has many small programs
+  """Keeps compiled programs between runs, in $JAXUNLEARN_CACHE or ~/.cache/jaxunlearn, beside the datasets.
+
+  JAX's own variables, where they are set, come first.
+  """
+  if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    jax.config.update("jax_compilation_cache_dir", str(datasets.cache_dir() / "xla"))
+  if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)  # not 1: a script has many small programs
 
 
 def data_flags(dataset: str) -> None:

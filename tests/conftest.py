@@ -3,17 +3,18 @@
 import os
 from pathlib import Path
 
+from tests.scripts import CACHE
+
 # Programs here run for milliseconds and compile for seconds: without LLVM's optimisations a test takes a quarter less.
 # `XLA_FLAGS= make test` runs them as users have them.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# Files of tests and the scripts that they start share many programs, most of them small.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(CACHE / "xla"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 import jax
 import pytest
 
-from tests import compiled
-
-jax.config.update("jax_compilation_cache_dir", str(compiled.XLA))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # small programs are most of them
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
 

@@ -1,16 +1,12 @@
 """The membership audit: pairs, shadow models, attacks, and the script as a command."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
-from experiments import _audit, _results
+from experiments import _audit
 from experiments._common import Measure
 from experiments._methods import settings
 from jaxunlearn.data import SyntheticConfig, generate
@@ -18,9 +14,8 @@ from jaxunlearn.metrics import membership
 from jaxunlearn.models import BPRMFConfig, bprmf
 from jaxunlearn.train import TrainConfig, fit
 from jaxunlearn.unlearn.retrain import ModelState, model_scorer
-from tests import compiled
+from tests import scripts
 
-ROOT = Path(_results.__file__).parents[1]
 DATASET = generate(SyntheticConfig(num_users=60, num_items=50, num_pairs=1500, num_clusters=3)).dataset
 MODEL = bprmf(BPRMFConfig(embedding_dim=16, l2=1e-4))
 CONFIG = TrainConfig(num_epochs=60, batch_size=128, learning_rate=2e-2)
@@ -117,20 +112,12 @@ def test_shards_are_found_out_before_a_request_and_not_after_it(audited):
 
 
 def test_as_a_command(tmp_path):
-  environment = os.environ | {"PYTHONPATH": str(ROOT), "JAXUNLEARN_CACHE": str(compiled.CACHE)}
   command = (
-    "experiments.audit --dataset=synthetic --methods=retrain,finetune,finetune[num_epochs=2],sisa "
+    "audit --dataset=synthetic --methods=retrain,finetune,finetune[num_epochs=2],sisa "
     "--num_shadows=4 --num_pairs=50 --epochs=2 "
     "--held_out=train --bprmf.embedding_dim=4 --shard_epochs=2 --sisa.num_shards=2 --out=out"
   )
-
-  def run(command):
-    return subprocess.run(
-      [sys.executable, "-m", *command.split()],
-      capture_output=True, text=True, timeout=300, cwd=tmp_path, env=environment, check=False,
-    )  # fmt: skip
-
-  done = run(command)
+  done = scripts.run(command, tmp_path)
   assert done.returncode == 0, done.stderr
   result = json.loads((tmp_path / "out" / "result.json").read_text())
   methods = ["original", "retrain", "sisa[before]", "sisa", "finetune", "finetune[num_epochs=2]"]
@@ -148,12 +135,12 @@ def test_as_a_command(tmp_path):
     found["found"]["utility"][method]["ndcg@20"] = 7.0
     kept.write_text(json.dumps(found))
   short = command.replace("retrain,finetune,finetune[num_epochs=2],sisa", "retrain,sisa")
-  resumed = run(short)
+  resumed = scripts.run(short, tmp_path)
   assert resumed.returncode == 0, resumed.stderr
   again = json.loads((tmp_path / "out" / "result.json").read_text())
   for method in ("retrain", "sisa"):
     assert again["utility"][method]["ndcg@20"] == 7.0 and again["audit"][method] == result["audit"][method]
-  other = run(short.replace("--shard_epochs=2", "--shard_epochs=3"))
+  other = scripts.run(short.replace("--shard_epochs=2", "--shard_epochs=3"), tmp_path)
   assert other.returncode == 1 and "num_epochs is 2 there and 3 here" in other.stderr
-  refused = run(short.replace("--epochs=2", "--epochs=3"))
+  refused = scripts.run(short.replace("--epochs=2", "--epochs=3"), tmp_path)
   assert refused.returncode == 1 and "num_epochs is 2 there and 3 here" in refused.stderr

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
 from experiments import _curves, _page_lines
-from tests import compiled
-from tests.experiments.test_audit import ROOT
+from tests import scripts
 
 METHODS = "rownewton,rownewton[num_rounds=2+scope=all],lightul-wm[num_epochs=1],retrain"
 COMMAND = (
-  f"experiments.calibrate --dataset=synthetic --methods={METHODS} --epochs=2 --held_out=0.2 --ratio=0.02 "
+  f"calibrate --dataset=synthetic --methods={METHODS} --epochs=2 --held_out=0.2 --ratio=0.02 "
   "--bprmf.embedding_dim=4 --out=out"
 )
 
@@ -24,13 +20,9 @@ COMMAND = (
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
   folder = tmp_path_factory.mktemp("calibrate")
-  environment = os.environ | {"PYTHONPATH": str(ROOT), "JAXUNLEARN_CACHE": str(compiled.CACHE)}
 
   def call(command):
-    done = subprocess.run(
-      [sys.executable, "-m", *command.split()],
-      capture_output=True, text=True, timeout=300, cwd=folder, env=environment, check=False,
-    )  # fmt: skip
+    done = scripts.run(command, folder)
     path = folder / "out" / "result.json"
     return done, json.loads(path.read_text()) if path.exists() else None
 

@@ -10,9 +10,8 @@ import pytest
 from experiments import _report, _results
 from experiments._reproductions import lines, verdict
 from experiments._tables import TABLES
-from tests import compiled
+from tests.scripts import CACHE, ROOT
 
-ROOT = Path(_results.__file__).parents[1]
 KEPT = ROOT / "experiments" / "results"
 
 
@@ -90,7 +89,7 @@ def script(folder, *flags):
   return subprocess.run(
     [sys.executable, "-m", "experiments.reproduce", *flags], capture_output=True, text=True, encoding="utf-8",
     timeout=300, cwd=folder, check=False,
-    env=environment | {"PYTHONPATH": str(ROOT), "JAXUNLEARN_CACHE": str(compiled.CACHE), "PYTHONIOENCODING": "utf-8"},
+    env=environment | {"PYTHONPATH": str(ROOT), "JAXUNLEARN_CACHE": str(CACHE), "PYTHONIOENCODING": "utf-8"},
   )  # fmt: skip
 
 

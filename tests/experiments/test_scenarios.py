@@ -1,24 +1,18 @@
 """The script of scenarios: what is injected or asked for is forgotten, and what people are shown is in every cell."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
-from experiments import _results
 from jaxunlearn import checkpoint
 from jaxunlearn.data import datasets
 from jaxunlearn.data.scenarios import bandwagon
 from jaxunlearn.models import BPRMFConfig, bprmf
 from jaxunlearn.train import TrainConfig, fit
-from tests import compiled
+from tests import scripts
 
-ROOT = Path(_results.__file__).parents[1]
 SMALL = "--train.batch_size=256 --bprmf.embedding_dim=8 --seeds=1 --quiet"
 
 
@@ -48,12 +42,7 @@ def folder(tmp_path_factory):
 
 
 def script(folder, flags, data="data"):
-  environment = {name: value for name, value in os.environ.items() if name != "JAXUNLEARN_DATA"}
-  return subprocess.run(
-    [sys.executable, "-m", "experiments.scenarios", f"--data_dir={data}", *flags.split()], cwd=folder, check=False,
-    capture_output=True, text=True, encoding="utf-8", timeout=300,
-    env=environment | {"PYTHONPATH": str(ROOT), "JAXUNLEARN_CACHE": str(compiled.CACHE)},
-  )  # fmt: skip
+  return scripts.run(f"scenarios --data_dir={data} {flags}", folder)
 
 
 def test_a_genre_is_asked_for_and_forgotten(folder):

@@ -2,11 +2,7 @@
 
 import concurrent.futures
 import json
-import os
 import re
-import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +13,9 @@ from experiments._common import draw_pairs
 from jaxunlearn import checkpoint
 from jaxunlearn.data import Interactions, read_pairs, write_lightgcn_text
 from jaxunlearn.recipes import recipe
-from tests import compiled
+from tests import scripts
+from tests.scripts import ROOT
 
-ROOT = Path(_results.__file__).parents[1]
 TRAIN = "--train.num_epochs=4 --train.eval_every=2 --train.batch_size=128 --bprmf.embedding_dim=8"
 LIGHTUL = "--lightul.num_epochs=2 --lightul.hidden=8 --lightul.num_preserve=64"
 NUM_USERS, NUM_ITEMS = 40, 30
@@ -46,14 +42,9 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def call(folder):
   """Runs "SCRIPT --flag=value …" and returns (exit code, standard output, standard error)."""
-  environment = {name: value for name, value in os.environ.items() if name not in ("JAXUNLEARN_DATA", "PYTHONPATH")}
-  environment |= {"PYTHONPATH": str(ROOT), "JAXUNLEARN_CACHE": str(compiled.CACHE), "PYTHONIOENCODING": "utf-8"}
 
   def run(command: str) -> tuple[int, str, str]:
-    done = subprocess.run(
-      [sys.executable, "-m", *shlex.split(f"experiments.{command}")],
-      capture_output=True, text=True, encoding="utf-8", timeout=300, cwd=folder, env=environment, check=False,
-    )  # fmt: skip
+    done = scripts.run(command, folder)
     return done.returncode, done.stdout, done.stderr
 
   return run

@@ -1,10 +1,6 @@
 """Streams of requests and leave-one-out: what is drawn, what is counted, and the scripts as commands."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -12,25 +8,19 @@ import numpy as np
 import pytest
 
 from experiments import _leave_one_out as leave_one_out
-from experiments import _results
 from experiments import _stream as stream
 from jaxunlearn.data import SyntheticConfig, datasets, generate
 from jaxunlearn.metrics.ranking import evaluate
 from jaxunlearn.models import BPRMFConfig, bprmf
 from jaxunlearn.unlearn.retrain import ModelState, model_scorer
-from tests import compiled
+from tests import scripts
 
 DATA = generate(SyntheticConfig(num_users=40, num_items=30, num_pairs=500, num_clusters=2)).dataset
-ROOT = Path(_results.__file__).parents[1]
 SMALL = "--train.num_epochs=3 --train.batch_size=128 --bprmf.embedding_dim=4"
 
 
 def run(tmp_path, command):
-  environment = os.environ | {"PYTHONPATH": str(ROOT), "JAXUNLEARN_CACHE": str(compiled.CACHE)}
-  done = subprocess.run(
-    [sys.executable, "-m", *f"experiments.{command}".split()],
-    capture_output=True, text=True, timeout=300, cwd=tmp_path, env=environment, check=False,
-  )  # fmt: skip
+  done = scripts.run(command, tmp_path)
   return done.returncode, done.stdout, done.stderr
 
 
