@@ -6,6 +6,7 @@ the same pairs draws the same batches before and after a repacking, which exact 
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -26,6 +27,7 @@ def _mix(x: jax.Array) -> jax.Array:
   return x ^ (x >> 16)
 
 
+@functools.partial(jax.jit, static_argnames=("capacity",))
 def epoch_order(key: jax.Array, count: jax.Array, capacity: int) -> jax.Array:
   """A pseudo-random permutation of 0 … count − 1, as int32 [capacity]; slots from `count` on are 0.
 
@@ -109,6 +111,7 @@ def present_items(interactions: Interactions) -> Pool:
   return Pool(jnp.asarray(items), jnp.int32(found.size), jnp.asarray(rank))
 
 
+@functools.partial(jax.jit, static_argnames=("num_negatives",))
 def sample_negatives(
   key: jax.Array, data: PaddedInteractions, users: jax.Array, num_negatives: int, size: jax.Array | None = None
 ) -> jax.Array:

@@ -1,6 +1,7 @@
 """Aggregators against plain loops over shards, and what training them can and cannot reach."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -230,7 +231,7 @@ def test_without_absent_rows_the_attention_is_the_same(name):
     aggregator.init(jax.random.key(2), num_users, num_items),
   )
   dense = vectors.replace(packed=None)
-  for one, other in zip(aggregator.encode(learned, vectors), aggregator.encode(learned, dense), strict=True):
+  for one, other in zip(*(jax.jit(aggregator.encode)(learned, v) for v in (vectors, dense)), strict=True):
     np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
   batch = users_of(model, data, 64) if name == "wmf" else pairwise(data, 1000)
   found, wanted = (jax.jit(jax.value_and_grad(aggregator.loss))(learned, v, batch) for v in (vectors, dense))
@@ -272,7 +273,7 @@ def test_lightgcn_can_propagate_what_is_aggregated():
   low = np.sum(nodes[batch.user][:, None] * nodes[NUM_USERS + batch.negative], -1)
   wanted = np.average(np.mean(np.log1p(np.exp(low - high[:, None])), axis=1), weights=batch.weight)
   plain = AggregateConfig(attention_dim=5, propagate_last=True, l2=0.0, row_l2=0.0)
-  found = aggregate.attention_model(model, SHARDS, plain).loss(learned, vectors, batch)
+  found = jax.jit(aggregate.attention_model(model, SHARDS, plain).loss)(learned, vectors, batch)
   np.testing.assert_allclose(found, wanted, rtol=1e-5)
 
 
@@ -282,12 +283,14 @@ def test_only_a_graph_can_be_propagated_over(name):
     submodels(name, AggregateConfig(propagate_last=True))
 
 
-def pairwise(data, size, num_negatives=2):
-  padded = data.padded()
+@functools.partial(jax.jit, static_argnames=("size", "num_negatives"))
+def drawn_pairs(padded, *, size, num_negatives):
   order = epoch_order(jax.random.key(2), padded.count, padded.capacity)
-  drawn = pairwise_batch(
-    jax.random.key(1), padded, order, jnp.int32(0), batch_size=size, num_negatives=num_negatives
-  )  # fmt: skip
+  return pairwise_batch(jax.random.key(1), padded, order, jnp.int32(0), batch_size=size, num_negatives=num_negatives)
+
+
+def pairwise(data, size, num_negatives=2):
+  drawn = drawn_pairs(data.padded(), size=size, num_negatives=num_negatives)
   weight = np.linspace(0.5, 1.5, size, dtype=np.float32)
   return Batch(*(np.asarray(x) for x in (drawn.user, drawn.positive, drawn.negative, weight / weight.mean())))
 
@@ -323,7 +326,7 @@ def test_the_attentions_loss_is_ranking_rows_and_maps():
     squares = user[u] @ user[u] + item[i] @ item[i] + np.mean([item[j] @ item[j] for j in others])
     total += weight * (ranking + 0.2 * 0.5 * squares)
   wanted = total / batch.weight.sum() + 0.3 * 0.5 * (np.sum(numbers["kernel"] ** 2) + np.sum(numbers["bias"] ** 2))
-  found = aggregate.attention_model(model, SHARDS, config).loss(learned, vectors, batch)
+  found = jax.jit(aggregate.attention_model(model, SHARDS, config).loss)(learned, vectors, batch)
   np.testing.assert_allclose(found, wanted, rtol=1e-5)
 
 
@@ -342,7 +345,9 @@ def test_wmfs_loss_is_over_all_items(kind):
       for i in range(NUM_ITEMS):
         seen = (int(u), i) in pairs
         total += (1 - scores[u, i]) ** 2 if seen else model.config.unobserved_weight * scores[u, i] ** 2
-  np.testing.assert_allclose(aggregator_of(model, config).loss(learned, vectors, batch), total / real, rtol=1e-4)
+  np.testing.assert_allclose(
+    jax.jit(aggregator_of(model, config).loss)(learned, vectors, batch), total / real, rtol=1e-4
+  )
 
 
 @pytest.mark.parametrize("name", ["bprmf", "lightgcn", "neumf"])
@@ -357,7 +362,7 @@ def test_static_loss_is_the_ranking_of_the_weighted_scores(name):
     else:
       signed = [scores[u, j] - scores[u, i] for j in others]
     terms.append(np.mean(np.log1p(np.exp(signed))))
-  found = aggregate.static_model(model, SHARDS).loss({"logits": jnp.asarray(logits)}, vectors, batch)
+  found = jax.jit(aggregate.static_model(model, SHARDS).loss)({"logits": jnp.asarray(logits)}, vectors, batch)
   np.testing.assert_allclose(found, np.average(terms, weights=batch.weight), rtol=1e-4)
 
 
@@ -429,7 +434,7 @@ def test_attention_ranks_better_than_the_mean_of_weak_submodels():
     shorter = dataclasses.replace(config, train=dataclasses.replace(train, num_epochs=epochs))
     learned = aggregate.fit_aggregator(jax.random.key(1), model, vectors, thin, shorter, progress=False)
     batch = pairwise(thin, 64)
-    losses[epochs] = float(aggregate.attention_model(model, 6, config).loss(learned, vectors, batch))
+    losses[epochs] = float(jax.jit(aggregate.attention_model(model, 6, config).loss)(learned, vectors, batch))
   served = aggregate.aggregated_scorer(model, vectors, learned, config)
   assert losses[40] < 0.8 * losses[1], losses
   assert wrong_kind(mean) > 0.05  # there is something to gain

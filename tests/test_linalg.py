@@ -39,7 +39,7 @@ def test_hvp_is_the_dense_hessian_and_a_central_difference(x64):
   params, vector, x, y = network()
   got = ravel_pytree(jax.jit(lambda p, v, x, y: linalg.hvp(network_loss, p, v, x, y))(params, vector, x, y))[0]
   flat, unravel = ravel_pytree(params)
-  dense = jax.hessian(lambda f: network_loss(unravel(f), x, y))(flat)
+  dense = jax.jit(jax.hessian(lambda f: network_loss(unravel(f), x, y)))(flat)
   np.testing.assert_allclose(got, dense @ ravel_pytree(vector)[0], rtol=1e-10)
   step = 1e-5
   ahead, behind = (
@@ -60,11 +60,11 @@ def test_gauss_newton_product_is_the_dense_one_and_never_negative(x64):
     return jnp.sum(jax.nn.softplus(-y * z))
 
   got = ravel_pytree(linalg.gauss_newton_product(outputs, outer, params, vector, x))[0]
-  jacobian = jax.jacobian(lambda f: outputs(unravel(f), x))(flat)
+  jacobian = jax.jit(jax.jacobian(lambda f: outputs(unravel(f), x)))(flat)
   dense = jacobian.T @ jax.hessian(outer)(outputs(params, x)) @ jacobian
   np.testing.assert_allclose(got, dense @ ravel_pytree(vector)[0], rtol=1e-10)
   # The Hessian itself is indefinite here, so the two are not the same thing.
-  hessian = jax.hessian(lambda f: outer(outputs(unravel(f), x)))(flat)
+  hessian = jax.jit(jax.hessian(lambda f: outer(outputs(unravel(f), x))))(flat)
   assert np.linalg.eigvalsh(hessian)[0] < -1e-3
   assert np.linalg.eigvalsh(dense)[0] > -1e-10
 

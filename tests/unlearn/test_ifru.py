@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 from typing import NamedTuple
 
 import jax
@@ -86,6 +87,11 @@ def model_objective(case, mask, graph):
   return of_nodes
 
 
+def dense_product(objective, nodes, vector):
+  """The objective's Hessian over all rows, times a vector."""
+  return np.asarray(jax.jit(functools.partial(linalg.hvp, objective))(nodes, vector))
+
+
 def masks(case):
   real = np.asarray(case.problem.examples.weight) > 0
   forgotten = np.asarray(case.problem.forgotten)
@@ -98,8 +104,8 @@ def test_the_gradient_is_what_the_models_own_loss_loses_with_the_request(x64, na
     case = make_case(SMALL[name], forget_user=forget_user)
     real, _, retained = masks(case)
     problem = case.problem
-    before = jax.grad(model_objective(case, real, problem.graph_before))(problem.nodes)
-    after = jax.grad(model_objective(case, retained, problem.graph_after))(problem.nodes)
+    before = jax.jit(jax.grad(model_objective(case, real, problem.graph_before)))(problem.nodes)
+    after = jax.jit(jax.grad(model_objective(case, retained, problem.graph_after)))(problem.nodes)
     direct, spillover = _influence.forgotten_gradient(problem, static=case.static)
     got = np.asarray(direct + spillover)
     np.testing.assert_allclose(got[: case.rows.size], np.asarray(before - after)[case.rows], rtol=1e-6, atol=1e-9)
@@ -119,13 +125,13 @@ def test_the_product_is_the_hessian_of_the_models_own_loss_on_the_scoped_block(x
   vector = np.zeros((problem.scope.shape[0], problem.nodes.shape[1]))
   vector[: case.rows.size] = np.random.default_rng(0).normal(size=(case.rows.size, vector.shape[1]))
   spread = jnp.zeros_like(problem.nodes).at[case.rows].set(vector[: case.rows.size])
-  expected = np.asarray(linalg.hvp(objective, problem.nodes, spread))[case.rows]
+  expected = dense_product(objective, problem.nodes, spread)[case.rows]
   system = _curvature.build_system(problem, case.static)
   got = np.asarray(_curvature.curvature_product(problem, system, case.static, jnp.asarray(vector)))
   np.testing.assert_allclose(got[: case.rows.size], expected, rtol=1e-6, atol=1e-8)
   # One hop further, a retained pair that no scoped row is part of would change nothing; the other Hessian does.
   other = model_objective(case, retained if hessian == "full" else real, graph)
-  assert not np.allclose(expected, np.asarray(linalg.hvp(other, problem.nodes, spread))[case.rows], rtol=1e-3)
+  assert not np.allclose(expected, dense_product(other, problem.nodes, spread)[case.rows], rtol=1e-3)
 
 
 @pytest.mark.parametrize("name", ["bprmf", "wmf", "lightgcn"])
@@ -156,7 +162,7 @@ def test_the_gauss_newton_product_is_the_hessian_with_linearised_scores(x64, nam
   np.add.at(weight_of_row, negative, np.broadcast_to(np.asarray(weight)[:, None] / 2, negative.shape))
   vector = np.random.default_rng(0).normal(size=(case.rows.size, 3))
   spread = jnp.zeros_like(problem.nodes).at[case.rows].set(vector)
-  dense = linalg.gauss_newton_product(all_scores, outer, problem.nodes, spread)
+  dense = jax.jit(functools.partial(linalg.gauss_newton_product, all_scores, outer))(problem.nodes, spread)
   expected = np.asarray(dense)[case.rows] + 0.05 * weight_of_row[case.rows, None] * vector
   padded = jnp.zeros((problem.scope.shape[0], 3)).at[: case.rows.size].set(vector)
   system = _curvature.build_system(problem, case.static)
@@ -187,7 +193,7 @@ def minimise(objective, nodes, rows):
   x = jnp.zeros_like(nodes[rows])  # where a logistic loss is steepest: Newton converges from there
   for _ in range(30):
     x = step(x)
-  assert float(jnp.max(jnp.abs(jax.grad(of_rows)(x)))) < 1e-9
+  assert float(jnp.max(jnp.abs(jax.jit(jax.grad(of_rows))(x)))) < 1e-9
   return nodes.at[rows].set(x)
 
 
@@ -294,7 +300,7 @@ def test_the_sums_stand_for_means_times_the_share_of_the_forgotten(x64):
     return lambda x: objective(problem.nodes.at[case.rows].set(x.reshape(-1, 3))) / count
 
   x = problem.nodes[case.rows].reshape(-1)
-  hessian, gradient = jax.hessian(mean_of(retained, n_r))(x), jax.grad(mean_of(forgotten, n_f))(x)
+  hessian, gradient = jax.jit(jax.hessian(mean_of(retained, n_r)))(x), jax.jit(jax.grad(mean_of(forgotten, n_f)))(x)
   unit = np.zeros(21)
   user, positive, negative = (
     np.asarray(a)[retained] for a in (problem.examples.user, problem.examples.positive, problem.examples.negative)
@@ -311,7 +317,7 @@ def test_the_sums_stand_for_means_times_the_share_of_the_forgotten(x64):
     served = unlearn(jax.random.key(5), SMALL["bprmf"], params, case.data, case.forget, config).state.params
   change = np.concatenate([served[side] - params[side] for side in ("user", "item")])[case.rows]
   np.testing.assert_allclose(change.reshape(-1), expected, rtol=1e-3, atol=2e-6)
-  lost = model_objective(case, forgotten, None)
+  lost = jax.jit(model_objective(case, forgotten, None))
   moved = problem.nodes.at[case.rows].add(step.x[: case.rows.size])
   assert lost(moved) > lost(problem.nodes)  # what is forgotten has a higher loss afterwards
 
@@ -341,7 +347,7 @@ def test_the_released_iteration_is_adam_on_the_quadratic(x64):
   case = make_case(SMALL["bprmf"], solver="adam")
   objective = model_objective(case, masks(case)[2], None)
   x = case.problem.nodes[case.rows].reshape(-1)
-  hessian = jax.hessian(lambda x: objective(case.problem.nodes.at[case.rows].set(x.reshape(-1, 3))))(x)
+  hessian = jax.jit(jax.hessian(lambda x: objective(case.problem.nodes.at[case.rows].set(x.reshape(-1, 3)))))(x)
   gradient = _influence.forgotten_gradient(case.problem, static=case.static)[0][: case.rows.size].reshape(-1)
   optimizer, p = optax.adam(0.01), jnp.zeros_like(x)
   state = optimizer.init(p)

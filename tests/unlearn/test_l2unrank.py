@@ -221,8 +221,8 @@ def dense_step(model, data, forget, params, config):
 
   rhs = jax.jit(jax.grad(lambda x: naive_loss(model, full(x), before, removed, config)))(flat)
   if before is not None:
-    rhs += jax.grad(lambda x: naive_loss(model, full(x), before, kept, config))(flat)
-    rhs -= jax.grad(lambda x: naive_loss(model, full(x), after, kept, config))(flat)
+    rhs += jax.jit(jax.grad(lambda x: naive_loss(model, full(x), before, kept, config)))(flat)
+    rhs -= jax.jit(jax.grad(lambda x: naive_loss(model, full(x), after, kept, config)))(flat)
   mass = {side: np.zeros(params[side].shape[0]) for side in moving}
   floor = {side: np.zeros(params[side].shape[0]) for side in moving}
   for into, part in ((mass, in_hessian), (floor, removed)):

@@ -191,7 +191,7 @@ def test_neumf_forgets_the_gradient_of_its_own_loss():
       total += after[u].sum() ** -0.5 * (jax.nn.softplus(-score(i)) + 3 * away - 3 * drawn) / 4
     return total
 
-  np.testing.assert_allclose(got, jax.grad(taken)(params["user"]), rtol=1e-3, atol=1e-6)
+  np.testing.assert_allclose(got, jax.jit(jax.grad(taken))(params["user"]), rtol=1e-3, atol=1e-6)
 
 
 def test_an_item_without_a_pair_goes_from_zero_to_where_its_draws_as_a_negative_put_it():
