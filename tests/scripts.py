@@ -33,7 +33,7 @@ def run(command: str, folder: Path, *, timeout: float = 300) -> subprocess.Compl
 
 def _main(words: list[str], folder: str, written: str) -> None:
   os.environ.pop("JAXUNLEARN_DATA", None)
-  os.environ["JAXUNLEARN_CACHE"] = str(CACHE)
+  os.environ |= {"JAXUNLEARN_CACHE": str(CACHE), "PYTHONPATH": str(ROOT)}  # of the scripts that it starts, too
   os.chdir(folder)
   for stream, name in ((sys.stdout, "out"), (sys.stderr, "err")):
     stream.flush()
