@@ -69,12 +69,13 @@ def neumf(config: NeuMFConfig | None = None) -> Model:
   """
   config = config or NeuMFConfig()
   tower = Tower(config.embedding_dim, config.hidden)
+  init_tower = jax.jit(tower.init)  # one program; op by op it is twenty
 
   def init(key: jax.Array, num_users: int, num_items: int) -> Params:
     table_key, tower_key = jax.random.split(key)
     tables = init_tables(table_key, num_users, num_items, 2 * config.embedding_dim, config.init_scale)
     one = jnp.zeros((1, 2 * config.embedding_dim))
-    return {**tables, "tower": jax.jit(tower.init)(tower_key, one, one)["params"]}  # op by op it is twenty programs
+    return {**tables, "tower": init_tower(tower_key, one, one)["params"]}
 
   def context(interactions: Interactions) -> None:
     del interactions  # the forward pass reads nothing from the data
