@@ -28,3 +28,13 @@ def data_dir() -> Path:
   if not Path(folder).is_dir():
     pytest.skip(f"needs real data: JAXUNLEARN_DATA={folder} is not a folder")
   return Path(folder)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def room_for_programs():
+  """Lets a process' compiled programs go before they are too many: each maps some six pieces of memory, of which Linux
+  grants a process 65,530. The next one then crashed it, in the second thousand of tests."""
+  yield
+  maps = Path("/proc/self/maps")
+  if maps.exists() and len(maps.read_bytes().splitlines()) > 20_000:
+    jax.clear_caches()
