@@ -135,7 +135,7 @@ TABLES: dict[str, Table] = {
       "yelp2018-lightgcn": Part(  # a budget of epochs, as in LightUL's tables
         flags=("--dataset=yelp2018", "--models=lightgcn", "--epochs=48", "--lightgcn.l2=1e-4", "--pairs=1",
                *_LARGE_BATCHES, "--receraser.aggregate.train.num_epochs=10",
-               "--methods=retrain,sisa,grapheraser,receraser,receraser-ubp"),
+               "--methods=original,retrain,sisa,grapheraser,receraser,receraser-ubp"),
         seeds=1,
       ),
     },
