@@ -37,16 +37,16 @@ def check_choice(name: str, value: Any, choices: Iterable[Any]) -> None:
     raise ValueError(f"Expected {name}={value!r} to be one of {', '.join(map(repr, known))}.{hint}")
 
 
-@jax.jit  # one program and one transfer for all leaves
-def _not_finite(arrays: list[jax.Array]) -> list[jax.Array]:
-  return [jnp.sum(~jnp.isfinite(array)) for array in arrays]
+@jax.jit  # one program; of a leaf, not of a tree: those of shards may lie on several devices
+def _not_finite(array: jax.Array) -> jax.Array:
+  return jnp.sum(~jnp.isfinite(array))
 
 
 def check_finite(name: str, tree: Any) -> None:
   """Raises ValueError naming the first leaf of `tree` that holds NaN or infinity, and how many rows do."""
   leaves = [(path, jnp.asarray(leaf)) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
   inexact = [(path, array) for path, array in leaves if jnp.issubdtype(array.dtype, jnp.inexact)]
-  for (path, array), bad in zip(inexact, jax.device_get(_not_finite([array for _, array in inexact])), strict=True):
+  for (path, array), bad in zip(inexact, jax.device_get([_not_finite(array) for _, array in inexact]), strict=True):
     if bad:
       where = jax.tree_util.keystr(path)
       raise ValueError(

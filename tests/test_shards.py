@@ -98,6 +98,7 @@ def test_a_mesh_of_another_axis_is_refused():
 
 EIGHT = """
 import jax, numpy as np
+from jaxunlearn._validate import check_finite
 from tests import test_shards as t
 from jaxunlearn.shards import Placement, train_shards
 assert jax.device_count() == 8
@@ -113,6 +114,7 @@ for name, ways in {"bprmf": ("map", "vmap"), "wmf": ("vmap",), "lightgcn": ("vma
 few = train_shards(keys[:3], t.MODELS["bprmf"], parts[:3], t.CONFIG, placement=Placement(way="map", mesh=mesh))
 assert all(t.equal(a, b) for a, b in zip(few.params, train_shards(
   keys, t.MODELS["bprmf"], parts, t.CONFIG, placement=Placement(way="map", mesh=mesh)).params[:3], strict=True))
+check_finite("params", [jax.device_put(np.ones(3), device) for device in jax.devices()])  # leaves of several devices
 print("ok")
 """
 
