@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 CACHE = ROOT / ".pytest_cache" / "jaxunlearn"  # of tests and scripts, instead of the user's
 _FORKS = multiprocessing.get_context("forkserver")
-_FORKS.set_forkserver_preload(["experiments._common"])  # defines no flag and starts no device on import
+_FORKS.set_forkserver_preload(["experiments._common"])  # defines no script's flag and starts no device
 
 
 def run(command: str, folder: Path, *, timeout: float = 300) -> subprocess.CompletedProcess[str]:

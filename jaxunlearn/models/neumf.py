@@ -69,7 +69,7 @@ def neumf(config: NeuMFConfig | None = None) -> Model:
   """
   config = config or NeuMFConfig()
   tower = Tower(config.embedding_dim, config.hidden)
-  init_tower = jax.jit(tower.init)  # one program; op by op it is twenty
+  init_tower = jax.jit(tower.init)  # one program; op by op it is thirty-seven
 
   def init(key: jax.Array, num_users: int, num_items: int) -> Params:
     table_key, tower_key = jax.random.split(key)

@@ -5,11 +5,11 @@ import json
 import re
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
-from experiments import _results
-from experiments._common import draw_pairs
+from experiments import _common, _results
 from jaxunlearn import checkpoint
 from jaxunlearn.data import Interactions, read_pairs, write_lightgcn_text
 from jaxunlearn.recipes import recipe
@@ -260,7 +260,7 @@ def test_one_pair_is_drawn(fitted, call, folder):
   train = read_pairs(folder / "data" / "ml-1m" / "train.txt", num_users=NUM_USERS, num_items=NUM_ITEMS)
   result = result_of(folder / "runs" / "one")
   assert result["info"]["num_forgotten"] == 1
-  assert result["forget_hash"] == draw_pairs(np.random.default_rng(4), train, 1).digest()
+  assert result["forget_hash"] == _common.draw_pairs(np.random.default_rng(4), train, 1).digest()
   assert result["config"]["method"]["num_epochs"] == 1
 
 
@@ -358,3 +358,20 @@ def test_demo(call, folder):
   assert "| Retrain |" in (written / "table.md").read_text()
   assert len(stamps(written)) == 4
   assert json.loads((written / "bprmf" / "retrain" / "seed0" / "result.json").read_text())["dataset"] == "synthetic"
+
+
+def test_jaxs_own_variables_of_the_cache_come_before_ours(monkeypatch, tmp_path):
+  """`conftest` sets both; a user's, too, are left as they are."""
+  names = "jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs"
+  before = [getattr(jax.config, name) for name in names]
+  monkeypatch.setenv("JAXUNLEARN_CACHE", str(tmp_path))
+  try:
+    _common.use_compilation_cache()
+    assert [getattr(jax.config, name) for name in names] == before
+    for name in names:
+      monkeypatch.delenv(name.upper())
+    _common.use_compilation_cache()
+    assert [getattr(jax.config, name) for name in names] == [str(tmp_path / "xla"), 0.1]
+  finally:
+    for name, value in zip(names, before, strict=True):
+      jax.config.update(name, value)
