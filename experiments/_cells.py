@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 from experiments import _common, _distances, _identity, _results
-from experiments._methods import LIGHTUL, OWN_FIT, Outcome, run_own, run_request, settings, variant
+from experiments._methods import CONFIGS, LIGHTUL, OWN_FIT, Outcome, run_own, run_request, settings, variant
 from jaxunlearn import checkpoint
 from jaxunlearn.base import Embeddings, Scorer
 from jaxunlearn.data.dataset import Dataset
@@ -121,7 +121,8 @@ class Cells:
       )  # fmt: skip
     if (out / _results.FILE_NAME).exists():
       stored = _results.load_results(out)[0]
-      _identity.check(out, stored, {"config": chosen}, {"config": {"lightul": LightULConfig()}})
+      newer = {"lightul": LightULConfig(), "method": CONFIGS.get(method)}
+      _identity.check(out, stored, {"config": chosen}, {"config": newer})
       self.num_found += 1
       return
     if method == "original":

@@ -15,7 +15,7 @@ from typing import Any
 
 from absl import flags
 
-from experiments import _flags, _results
+from experiments import _flags, _methods, _results
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("out", "experiments/results", "folder to write FORGET_HASH/DATASET/MODEL/METHOD/result.json in")
@@ -33,6 +33,15 @@ def _values(result: Mapping[str, Any], part: str, name: str) -> list[float | Non
   return found if len(found) == len(result["seeds"]) else [None] * len(result["seeds"])
 
 
+def _config(result: Mapping[str, Any]) -> dict[str, Any]:
+  """The configuration; a field of the method's that is newer than the result has its default."""
+  config = dict(result.get("config") or {})
+  if isinstance(config.get("method"), Mapping):
+    default = _results.plain(_methods.CONFIGS.get(str(result["method"]).partition("[")[0])) or {}
+    config["method"] = {**default, **config["method"]}
+  return config
+
+
 def pool(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
   """One result for each (forget set, dataset, model, method, config), seeds in ascending order; `null` where one lacks
   a metric.
@@ -47,7 +56,7 @@ def pool(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
   pooled = []
   for (_, dataset, model, method), members in groups.items():
     place = f"{method} on {model}, {dataset}"
-    if any(member.get("config") != members[0].get("config") for member in members):
+    if any(_config(member) != _config(members[0]) for member in members):
       raise ValueError(f"Results of {place} differ in their configuration: pool them apart.")
     seeds = [seed for member in members for seed in member["seeds"]]
     if len(set(seeds)) != len(seeds):

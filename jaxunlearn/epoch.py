@@ -68,6 +68,16 @@ class TrainData(struct.PyTreeNode):
   strata: sampling.Strata | None
   num_pairs: int = struct.field(pytree_node=False)  # static bound of pairs in a user batch
   pool: sampling.Pool | None = None  # the items that negatives are drawn from; all when None
+  known: PaddedInteractions | None = None  # the pairs that negatives avoid; those trained on when None
+
+
+def check_avoids(model: Model, config: TrainConfig) -> None:
+  """Raises ValueError where training draws no negatives that avoid pairs, so that naming those pairs means nothing."""
+  if model.batches != "pairwise" or not config.avoid_positives:
+    raise ValueError(
+      f"Expected a model that draws negatives which avoid pairs, got {model.name} with avoid_positives="
+      f"{config.avoid_positives}: leave shared_positives and known out."
+    )
 
 
 def prepare(
@@ -76,12 +86,32 @@ def prepare(
   config: TrainConfig,
   *,
   capacity: int | None = None,
+  known: Interactions | None = None,
 ) -> TrainData:
-  """Puts the pairs on the device in the form that the model's batches need, padded to `capacity` pairs."""
+  """Puts the pairs on the device in the form that the model's batches need, padded to `capacity` pairs.
+
+  Args:
+    model: to be trained.
+    interactions: the pairs.
+    config: how.
+    capacity: pairs that arrays are padded to; enough for these when None.
+    known: pairs that negatives avoid, over the same axes and not only those trained on; these when None.
+
+  Raises:
+    ValueError: `known` for a model or a configuration that avoids no pairs; capacity is too small.
+  """
+  if known is not None:
+    check_avoids(model, config)
   pairs = interactions.padded(capacity)
   if model.batches == "users":
     return TrainData(pairs, *sampling.user_strata(interactions, config.batch_size))
-  return TrainData(pairs, None, 0, sampling.present_items(interactions) if config.negatives == "present" else None)
+  if config.negatives == "all":
+    return TrainData(pairs, None, 0, None, None if known is None else known.padded())
+  pool = sampling.present_items(interactions)
+  if known is None:
+    return TrainData(pairs, None, 0, pool)
+  inside = known.select(interactions.item_degrees()[known.item] > 0)
+  return TrainData(pairs, None, 0, pool, inside.padded(capacity_for(len(known))))
 
 
 def prepare_alike(
@@ -91,6 +121,7 @@ def prepare_alike(
   *,
   capacity: int | None = None,
   like: Sequence[Interactions] = (),
+  known: Interactions | None = None,
 ) -> list[TrainData]:
   """`prepare` for several data sets over the same axes (shards), in the same shapes, so that one program trains all.
 
@@ -100,12 +131,13 @@ def prepare_alike(
     config: how they are trained.
     capacity: pairs that arrays are padded to; enough for the largest part when None.
     like: further data sets that the shapes have to hold (all shards, where only some are trained).
+    known: as for `prepare`.
 
   Raises:
     ValueError: capacity is smaller than the largest part.
   """
   capacity = max(capacity_for(len(part)) for part in parts) if capacity is None else capacity
-  data = [prepare(model, part, config, capacity=capacity) for part in parts]
+  data = [prepare(model, part, config, capacity=capacity, known=known) for part in parts]
   shapes = [(part.strata.users.shape[1], part.num_pairs) for part in data if part.strata is not None]
   if model.batches == "users":
     for other in like:
@@ -253,8 +285,8 @@ def train_epoch(
     degree = jnp.maximum(jnp.diff(data.pairs.indptr), 1).astype(jnp.float32)
     user_weight = degree**-user_weight_power
     negatives = sampling.epoch_negatives(
-      step_key, data.pairs, order,
-      batch_size=batch_size, num_negatives=num_negatives, avoid_positives=avoid_positives, pool=data.pool,
+      step_key, data.pairs, order, batch_size=batch_size, num_negatives=num_negatives,
+      avoid_positives=avoid_positives, pool=data.pool, known=data.known,
     )  # fmt: skip
   step_fn = _dense_step if optimizer in optimizers.DENSE else _row_step
 
@@ -265,7 +297,7 @@ def train_epoch(
     else:
       batch = sampling.pairwise_batch(
         step_key, data.pairs, order, index, batch_size=batch_size, num_negatives=num_negatives,
-        avoid_positives=avoid_positives, pool=data.pool, negative=negatives[index],
+        avoid_positives=avoid_positives, pool=data.pool, known=data.known, negative=negatives[index],
       )  # fmt: skip
       batch = batch._replace(weight=batch.weight * user_weight[batch.user])
     params, opt_state, loss = step_fn(model, optimizer, params, opt_state, context, batch, learning_rate)

@@ -150,15 +150,15 @@ def _ranked(data: PaddedInteractions, pool: Pool | None) -> PaddedInteractions:
 
 
 def _negatives(
-  key: jax.Array, ranked: PaddedInteractions, place: jax.Array, num_negatives: int, avoid_positives: bool,
+  key: jax.Array, ranked: PaddedInteractions, users: jax.Array, num_negatives: int, avoid_positives: bool,
   pool: Pool | None,
 ) -> jax.Array:  # fmt: skip
-  """The negatives of the pairs at `place`: int32 [B, num_negatives]."""
+  """Negatives of the given users, absent from their `ranked` pairs: int32 [B, num_negatives]."""
   size = jnp.int32(ranked.num_items) if pool is None else pool.size
   if avoid_positives:
-    negative = sample_negatives(key, ranked, ranked.user[place], num_negatives, size)
+    negative = sample_negatives(key, ranked, users, num_negatives, size)
   else:
-    negative = jax.random.randint(key, (place.shape[0], num_negatives), 0, size, jnp.int32)
+    negative = jax.random.randint(key, (users.shape[0], num_negatives), 0, size, jnp.int32)
   return negative if pool is None else pool.items[negative]
 
 
@@ -171,6 +171,7 @@ def epoch_negatives(
   num_negatives: int,
   avoid_positives: bool = True,
   pool: Pool | None = None,
+  known: PaddedInteractions | None = None,
 ) -> jax.Array:
   """The negatives of all batches of an epoch, step by step those that `pairwise_batch` draws.
 
@@ -185,15 +186,16 @@ def epoch_negatives(
     num_negatives: static.
     avoid_positives: as for `pairwise_batch`.
     pool: likewise.
+    known: likewise.
 
   Returns:
     int32 [steps, batch_size, num_negatives].
   """
-  ranked = _ranked(data, pool)
+  ranked = _ranked(data if known is None else known, pool)
 
   def draw(step: jax.Array) -> jax.Array:
-    place = _places(order, step, batch_size)
-    return _negatives(jax.random.fold_in(key, step), ranked, place, num_negatives, avoid_positives, pool)
+    users = data.user[_places(order, step, batch_size)]
+    return _negatives(jax.random.fold_in(key, step), ranked, users, num_negatives, avoid_positives, pool)
 
   num_steps = -(-order.shape[0] // batch_size)
   block = min(num_steps, max(1, _BLOCK_DRAWS // (batch_size * num_negatives)))
@@ -210,6 +212,7 @@ def pairwise_batch(
   num_negatives: int,
   avoid_positives: bool = True,
   pool: Pool | None = None,
+  known: PaddedInteractions | None = None,
   negative: jax.Array | None = None,
 ) -> Batch:
   """Batch number `step` of an epoch: `batch_size` pairs in `order`, each with its negatives.
@@ -223,6 +226,7 @@ def pairwise_batch(
     num_negatives: static.
     avoid_positives: draw negatives from the user's absent items only; False draws from all items, as LightUL does.
     pool: the items that negatives are drawn from; all when None.
+    known: the pairs that negatives avoid, over the same axes and of items in the pool only; `data` when None.
     negative: the negatives, drawn before (`epoch_negatives`); drawn now when None.
 
   Returns:
@@ -232,10 +236,11 @@ def pairwise_batch(
   user = data.user[place]
   slot = step * batch_size + jnp.arange(batch_size, dtype=jnp.int32)
   weight = (slot < data.count).astype(jnp.float32)
+  avoided = data if known is None else known
   if avoid_positives:
-    weight *= data.indptr[user + 1] - data.indptr[user] < (data.num_items if pool is None else pool.size)
+    weight *= avoided.indptr[user + 1] - avoided.indptr[user] < (data.num_items if pool is None else pool.size)
   if negative is None:
-    negative = _negatives(key, _ranked(data, pool), place, num_negatives, avoid_positives, pool)
+    negative = _negatives(key, _ranked(avoided, pool), user, num_negatives, avoid_positives, pool)
   return Batch(user=user, positive=data.item[place], negative=negative, weight=weight)
 
 

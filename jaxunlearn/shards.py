@@ -234,6 +234,7 @@ def train_shards(
   validation: Sequence[Interactions] | None = None,
   capacity: int | None = None,
   like: Sequence[Interactions] = (),
+  known: Interactions | None = None,
   placement: Placement | None = None,
   progress: bool | None = None,
   label: str = "",
@@ -252,6 +253,7 @@ def train_shards(
     capacity: pairs that arrays are padded to; enough for the largest shard when None. Passing the one of an earlier
       call keeps its compiled program.
     like: all shards, where `parts` are some of them: the program is then the one that trained all.
+    known: pairs that negatives avoid, a shard's own when None. Those of other shards end the isolation.
     placement: how shards are run.
     progress: as for `train.fit`.
     label: text before the progress bar.
@@ -270,7 +272,7 @@ def train_shards(
     states = [copy_tree(state) for state in start]
   contexts, data = (
     contexts_of(model, graphs, capacity),
-    prepare_alike(model, parts, config, capacity=capacity, like=like),
+    prepare_alike(model, parts, config, capacity=capacity, like=like, known=known),
   )
   run = functools.partial(_run, placement, keys, contexts=contexts, data=data, config=config, model=model)
   trained = [model.batches != "none" and len(part) > 0 for part in parts]

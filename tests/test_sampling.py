@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxunlearn import sampling
+from jaxunlearn import models, sampling
 from jaxunlearn.data.interactions import Interactions
+from jaxunlearn.epoch import TrainConfig, prepare
 from tests.small import random_pairs
 
 random_interactions = functools.partial(random_pairs, num_users=30, num_items=20, num_pairs=200)
@@ -133,14 +134,50 @@ def test_negatives_of_a_pool_are_its_items_and_no_positives(avoid):
   assert any(hits) != avoid
 
 
-@pytest.mark.parametrize(("avoid_positives", "pooled"), [(True, False), (True, True), (False, True)])
-def test_an_epochs_negatives_are_those_of_its_steps(monkeypatch, avoid_positives, pooled):
+@pytest.mark.parametrize("negatives", ["all", "present"])
+def test_negatives_avoid_the_known_pairs_too(negatives):
+  known = random_interactions()
+  known = Interactions.from_pairs(  # user 0 knows every item
+    np.append(known.user[known.user > 0], np.zeros(20, int)), np.append(known.item[known.user > 0], np.arange(20)),
+    num_users=30, num_items=20,
+  )  # fmt: skip
+  data = known.select((np.arange(len(known)) % 3 == 0) & (known.item > 4))
+  prepared = prepare(models.bprmf(), data, TrainConfig(negatives=negatives), known=known)
+  order = sampling.epoch_order(jax.random.key(1), jnp.int32(len(data)), 128)
+  batch = sampling.pairwise_batch(
+    jax.random.key(2), prepared.pairs, order, jnp.int32(0), batch_size=128, num_negatives=200, pool=prepared.pool,
+    known=prepared.known,
+  )  # fmt: skip
+  weight = np.asarray(batch.weight)[: len(data)]
+  user, drawn = np.asarray(batch.user)[: len(data)], np.asarray(batch.negative)[: len(data)]
+  assert 0 < (user == 0).sum() < len(data) and np.array_equal(weight > 0, user != 0)
+  absent = known.to_csr().toarray() == 0
+  if negatives == "present":
+    absent[:, np.setdiff1d(np.arange(20), data.item)] = False
+  for one in np.unique(user[user != 0]):  # those that the user has no known pair with, and all of them
+    assert set(drawn[user == one].ravel().tolist()) == set(np.flatnonzero(absent[one]).tolist())
+
+
+@pytest.mark.parametrize(("model", "changes"), [("wmf", {}), ("bprmf", {"avoid_positives": False})])
+def test_known_pairs_that_nothing_avoids_are_refused(model, changes):
   data = random_interactions()
+  with pytest.raises(ValueError, match="which avoid pairs"):
+    prepare(models.build(model, models.CONFIGS[model]()), data, TrainConfig(**changes), known=data)
+
+
+@pytest.mark.parametrize(
+  ("avoid_positives", "pooled", "shared"),
+  [(True, False, False), (True, True, False), (False, True, False), (True, True, True)],
+)
+def test_an_epochs_negatives_are_those_of_its_steps(monkeypatch, avoid_positives, pooled, shared):
+  known = random_interactions()
+  data = known.select(np.arange(len(known)) % 2 == 0) if shared else known
   padded, key = data.padded(), jax.random.key(4)
   order = sampling.epoch_order(jax.random.key(0), padded.count, padded.capacity)
   monkeypatch.setattr(sampling, "_BLOCK_DRAWS", 4 * 48 * 2)  # steps do not fill the last block
   how = {"batch_size": 48, "num_negatives": 2, "avoid_positives": avoid_positives}
   how["pool"] = sampling.present_items(data) if pooled else None
+  how["known"] = known.padded() if shared else None
   drawn = sampling.epoch_negatives(key, padded, order, **how)
   assert drawn.shape[0] % 4 != 0 and drawn.shape[0] * 48 >= padded.capacity
   for step in range(-(-len(data) // 48)):

@@ -94,6 +94,10 @@ class PartitionedConfig(Protocol):
   def early_stopping(self) -> bool:
     """Whether each shard stops by held-out pairs of its own."""
 
+  @property
+  def shared_positives(self) -> bool:
+    """Whether negatives avoid the pairs of all shards."""
+
 
 def partitioned(
   name: str,
@@ -110,6 +114,7 @@ def partitioned(
     train=train,
     aggregate=config.aggregate,
     early_stopping=config.early_stopping,
+    shared_positives=config.shared_positives,
     placement=placement or Placement(),
   )
   made = partitioner(config.partition, config.num_shards, vectors=vectors)

@@ -16,7 +16,7 @@ from jaxunlearn._validate import check_positive
 from jaxunlearn.aggregate import AggregateConfig, aggregated_scorer, fit_aggregator, shard_vectors
 from jaxunlearn.base import Model, Params, Scorer, Unlearner, UnlearnResult
 from jaxunlearn.data.interactions import Interactions, capacity_for
-from jaxunlearn.epoch import TrainConfig, TrainState
+from jaxunlearn.epoch import TrainConfig, TrainState, check_avoids
 from jaxunlearn.partition import Partition
 from jaxunlearn.requests import Request, resolve
 from jaxunlearn.shards import Placement, contexts_of, train_shards
@@ -36,6 +36,7 @@ class ShardConfig:
     1  # R: a shard trains in R stages on growing data and a request resumes from the last clean one, ≥ 1
   )
   early_stopping: bool = False  # each shard holds pairs of its own out and stops by its own patience; needs one slice
+  shared_positives: bool = False  # negatives avoid the pairs of all shards: no shard is isolated, no request exact
   placement: Placement = Placement()
 
   def __post_init__(self) -> None:
@@ -113,6 +114,7 @@ def _train(
       validation=validation,
       capacity=capacity,
       like=[interactions.select((partition.shard == s) & inside) for s in range(num_shards)],
+      known=interactions if config.shared_positives else None,
       placement=config.placement,
       progress=progress,
     )
@@ -269,4 +271,7 @@ def sharded(
   def scorer(state: ShardedState) -> Scorer:
     return sharded_scorer(model, config, state)
 
+  if config.shared_positives:
+    check_avoids(model, config.train)
+    return Unlearner(fit_fn, unlearn_fn, scorer, "approximate", name)
   return Unlearner(fit_fn, unlearn_fn, scorer, "exact", name, refit_fn)

@@ -22,6 +22,7 @@ class GraphEraserConfig:
     kind="static", train=TrainConfig(num_epochs=2, batch_size=4096, learning_rate=5e-2)
   )
   early_stopping: bool = False  # each shard stops by held-out pairs of its own
+  shared_positives: bool = False  # as RecEraser's released sampler: negatives avoid other shards' pairs; not exact
 
   def __post_init__(self) -> None:
     check_choice("partition", self.partition, ("bekm", "blpa"))

@@ -20,6 +20,7 @@ class RecEraserConfig:
   partition: str = "inbp"  # inbp, ubp, ibp (Algorithms 1 and 2) and more; random is free of the partition's leak
   aggregate: AggregateConfig = AggregateConfig(kind="attention")
   early_stopping: bool = False  # each shard stops by held-out pairs of its own
+  shared_positives: bool = False  # as RecEraser's released sampler: negatives avoid other shards' pairs; not exact
 
   def __post_init__(self) -> None:
     check_choice("partition", self.partition, NAMES)

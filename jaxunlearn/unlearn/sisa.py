@@ -19,6 +19,7 @@ class SISAConfig:
   num_shards: int = 10  # K, ≥ 1
   num_slices: int = 1  # R, stages a shard is trained in, ≥ 1; RecEraser's paper uses 1
   early_stopping: bool = False  # each shard stops by held-out pairs of its own
+  shared_positives: bool = False  # as RecEraser's released sampler: negatives avoid other shards' pairs; not exact
 
   def shard_config(self, train: TrainConfig, placement: Placement) -> ShardConfig:
     """In the terms of `_sharded`."""
@@ -27,6 +28,7 @@ class SISAConfig:
       aggregate=AggregateConfig(kind="mean"),
       num_slices=self.num_slices,
       early_stopping=self.early_stopping,
+      shared_positives=self.shared_positives,
       placement=placement,
     )
 

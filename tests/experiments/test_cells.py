@@ -199,6 +199,11 @@ def test_models_of_their_own(done, tmp_path, monkeypatch):
     make(folder, changes={"sisa": {"num_shards": 3}}, shard_epochs=1).run("sisa", 0)
   with pytest.raises(ValueError, match=r"config.shard_train.num_epochs is 1 there and \d+ here"):
     make(folder, changes=OWN).run("sisa", 0)
+  edit(folder / "sisa" / "seed0" / "result.json", lambda r: r["config"]["method"].pop("shared_positives"))
+  again.run("sisa", 0)  # a field newer than the result counts as its default
+  shared = {**OWN, "sisa": {**OWN["sisa"], "shared_positives": True}}
+  with pytest.raises(ValueError, match="shared_positives is false there and true here"):
+    make(folder, changes=shared, shard_epochs=1).run("sisa", 0)
   make(folder, changes=OWN, shard_epochs=1, overwrite=True)
   assert not (folder / "vectors" / "seed0").exists()
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from experiments import _report, _results
+from experiments._results import plain
+from jaxunlearn.unlearn.sisa import SISAConfig
 
 ROOT = Path(_results.__file__).parents[1]
 
@@ -70,6 +72,15 @@ def test_results_that_do_not_belong_together_are_refused(pool):
   other = {**CELLS[1], "config": {"train": {"num_epochs": 4}}}
   with pytest.raises(ValueError, match="differ in their configuration"):
     pool([CELLS[0], other])
+
+
+def test_a_field_newer_than_a_result_counts_as_its_default(pool):
+  old = cell("sisa[num_slices=2]", 0, 0.3, 0.5, 1.0, config={"method": {"num_shards": 10, "num_slices": 2}})
+  new = {**plain(SISAConfig(num_slices=2)), "early_stopping": False}
+  (pooled,) = pool([old, cell("sisa[num_slices=2]", 1, 0.4, 0.5, 1.0, config={"method": new})])
+  assert pooled["seeds"] == [0, 1]
+  with pytest.raises(ValueError, match="differ in their configuration"):
+    pool([old, cell("sisa[num_slices=2]", 1, 0.4, 0.5, 1.0, config={"method": {**new, "early_stopping": True}})])
 
 
 def test_as_a_command(tmp_path):

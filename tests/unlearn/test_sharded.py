@@ -165,6 +165,21 @@ def test_verifying_an_approximate_method_is_refused(fitted):
   assert verify_exact(KEY, exact, exact.fit(KEY, random_pairs())).exact
 
 
+@pytest.mark.parametrize("name", ["bprmf", "lightgcn"])
+@pytest.mark.parametrize("shared", [False, True])
+def test_shared_positives_tell_other_shards_of_the_forgotten_pairs(name, shared):
+  unlearner = sisa(MODELS[name], TRAIN, SISAConfig(num_shards=4, shared_positives=shared))
+  data = random_pairs()
+  forget = some(data, 20, 21, 22)
+  touched = set(unlearner.fit(KEY, data).partition.shard[20:23].tolist())
+  state = unlearner.unlearn(KEY, unlearner.fit(KEY, data), forget).state
+  never = unlearner.fit(KEY, data.without(forget))  # a pair's shard is a hash of its ids: the same partition
+  clean = [equal(one, other) for one, other in zip(state.params, never.params, strict=True)]
+  assert 0 < len(touched) < 4
+  assert clean == [not shared or shard in touched for shard in range(4)]
+  assert (unlearner.guarantee, unlearner.refit is None) == (("approximate", True) if shared else ("exact", False))
+
+
 def test_slices_resume_from_the_last_clean_stage(fitted):
   unlearner, state = fitted("sisa_slices", "bprmf")
   for wanted in range(3):
@@ -245,6 +260,7 @@ def test_stage_epochs_do_the_work_of_one_run():
     (lambda: SISAConfig(num_slices=2, early_stopping=True).shard_config(TRAIN, None), "num_slices=1"),
     (lambda: LASERConfig(num_groups=0), "num_groups"),
     (lambda: sisa(MODELS["bprmf"], TRAIN, SISAConfig(num_shards=0)), "num_shards"),
+    (lambda: sisa(MODELS["wmf"], TRAIN, SISAConfig(shared_positives=True)), "wmf"),
   ],
 )
 def test_bad_settings_are_named(make, match):
