@@ -83,6 +83,7 @@ _PHANTOMS = ",".join(f"lightul[phantom_ratio={ratio}]" for ratio in (0.1, 0.2, 0
 _ADAM = ",".join(f"ifru[solver=adam+adam_iterations={count}]" for count in (1, 2, 5, 10, 20))
 _SHARED_NOISE = "receraser[partition=ubp+num_shards=3+aggregate.mask_absent=False]"
 CLOSE = "num_negatives=8+row_negatives=100000+pool=64+item_draws=256"  # draws that many rounds can stand
+_SHARED = ("sisa[shared_positives=True]", "receraser[shared_positives=True]", "grapheraser[partition=blpa]")
 _HOPS = "l2unrank[hops=0],l2unrank[hops=1],l2unrank[hops=2]"
 
 
@@ -141,6 +142,35 @@ TABLES: dict[str, Table] = {
     },
     kept=("shards",),
     paper="receraser",
+  ),
+  "receraser-3-sampler": Table(
+    title="RecEraser, table 3, with the sampler of its code: negatives avoid other shards' pairs, and nothing is exact",
+    metrics=("utility.recall@20", "utility.ndcg@20", "efficiency.unlearn_seconds"),
+    parts={
+      model: Part(
+        flags=("--dataset=ml-1m-receraser", f"--models={model}", f"--epochs={epochs}", "--pairs=1",
+               f"--methods={methods}"),
+        seeds=seeds,
+      )
+      for model, epochs, seeds, methods in (("bprmf", 90, 2, ",".join(_SHARED)), ("lightgcn", 60, 1, _SHARED[0]))
+    },
+    kept=("sampler/2ffa2933", *(f"shards/2ffa2933/ml-1m-receraser/{model}/{method}" for model in ("bprmf", "lightgcn")
+                                for method in ("original", "retrain", "sisa", "grapheraser", "receraser"))),
+    paper="receraser", alias={method: method.partition("[")[0] for method in _SHARED},
+  ),
+  "receraser-3-longer": Table(
+    title="RecEraser, table 3, SISA with three times the epochs a shard",
+    metrics=("utility.recall@20", "utility.ndcg@20", "efficiency.unlearn_seconds"),
+    parts={
+      "bprmf": Part(
+        flags=("--dataset=ml-1m-receraser", "--models=bprmf", "--epochs=90", "--pairs=1",
+               "--shards.train.num_epochs=150", f"--methods=sisa,{_SHARED[0]}"),
+        seeds=2,
+      ),
+    },
+    kept=("longer/2ffa2933", "shards/2ffa2933/ml-1m-receraser/bprmf/original",
+          "shards/2ffa2933/ml-1m-receraser/bprmf/retrain"),
+    paper="receraser", alias={_SHARED[0]: "sisa"},
   ),
   "lightul-interactions": Table(
     title="LightUL, tables 2, 3 and 4: 1 % of the interactions forgotten", metrics=_LIGHTUL, parts=_lightul("intr"),

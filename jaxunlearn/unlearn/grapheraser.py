@@ -50,7 +50,8 @@ def grapheraser(
   keeps the shards of the retained pairs and drops the forgotten ones'.
 
   The RecEraser paper compares with it and says no more than its name. Our reading: nodes are users and items, a pair
-  goes to its user's shard, and the weights are learned by the base model's ranking loss (facts §7).
+  goes to its user's shard, and the weights are learned by the base model's ranking loss (facts §7). Since a user is in
+  one shard, `shared_positives` changes nothing but the guarantee.
 
   Args:
     model: of every shard, any of bprmf, wmf, lightgcn, neumf.

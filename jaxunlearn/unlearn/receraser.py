@@ -54,6 +54,8 @@ def receraser(
 
   Deviations from the released code: anchors are means per coordinate (eqs. 2 and 4, its are one number), negatives
   avoid the shard's own positives only (its sampler reads other shards'), the aggregator starts anew at each request.
+  `shared_positives=True` samples as it does; then what is left of an untouched shard knows the forgotten pairs, and the
+  guarantee is "approximate".
 
   Args:
     model: of every shard, any of bprmf, wmf, lightgcn, neumf.

@@ -45,7 +45,9 @@ def sisa(
 
   Guarantee: exact, without a condition. A pair's shard and slice are keyed hashes of its ids, so nothing about the
   others tells where it was: `unlearn(key, fit(key, D), F)` is bitwise `fit(key, D ∖ F)` (CPU; elsewhere with
-  deterministic scatters). The number of epochs is a hyper-parameter.
+  deterministic scatters). The number of epochs is a hyper-parameter. `shared_positives=True`, which is how RecEraser's
+  released code samples, gives the guarantee up for utility: negatives then avoid the pairs of other shards, later
+  forgotten ones included, and a request leaves untouched shards as they are.
 
   After a request: submodels of touched shards, their stages and the aggregator are trained anew from their own
   initialisation; samplers, graphs and optimizer states are built from the retained pairs; a forgotten user's or item's
