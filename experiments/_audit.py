@@ -17,15 +17,15 @@ from experiments._common import Measure
 from experiments._methods import Outcome, run_own
 from jaxunlearn.base import Model, Scorer
 from jaxunlearn.data.dataset import Dataset
-from jaxunlearn.data.interactions import Interactions
+from jaxunlearn.data.interactions import Interactions, capacity_for
 from jaxunlearn.metrics import membership
-from jaxunlearn.shards import train_shards
+from jaxunlearn.shards import Placement, train_shards
 from jaxunlearn.train import TrainConfig
 from jaxunlearn.unlearn.retrain import ModelState, model_scorer
 
 ATTACKS = {"threshold": "score threshold", "trained": "trained attack", "lira": "likelihood ratio"}
 SUBSETS = {"all": "all pairs", "memorised": "most memorised quarter", "atypical": "least typical quarter"}
-GROUP = 8  # shadow models that are trained together, and kept together
+GROUP = 8  # shadow models that are trained at once, under vmap, and kept together
 
 
 class Question(NamedTuple):
@@ -100,31 +100,35 @@ def shadow_scores(
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
   """Scores of the pairs in question [S, P] in models trained on `base` and a random half of them, and the halves.
 
-  Groups of them are kept in `folder`, and not trained again.
+  They are kept in `folder`, each as it is done, or in groups where several are trained at once, and not trained again.
   """
   sizes = [len(pairs) for pairs in question.targets]
   included = membership.shadow_halves(np.random.default_rng(seed + 1), num_shadows, sum(sizes))
   folder.mkdir(parents=True, exist_ok=True)
-  found = []
-  for first in tqdm(range(0, num_shadows, GROUP), desc="shadow models", disable=not progress):
-    group = range(first, min(first + GROUP, num_shadows))
-    path = folder / f"{first:04d}.npy"
-    if not path.exists():
-      parts = []
-      for number in group:
-        inside = np.split(included[number], sizes[:1])
-        some = (pairs.select(keep) for pairs, keep in zip(question.targets, inside, strict=True))
-        parts.append(question.base.union(next(some)).union(next(some)))
-      keys = [jax.random.fold_in(key, 1000 + number) for number in group]
-      fitted = train_shards(keys, model, parts, config, progress=False)
-      rows = [
-        scores_of(model_scorer(model, ModelState(params, part)), question)
-        for params, part in zip(fitted.params, parts, strict=True)
-      ]
-      temporary = folder / f".{path.name}.{os.getpid()}.tmp.npy"
-      np.save(temporary, np.stack(rows))
-      os.replace(temporary, path)
-    found.append(np.load(path))
+  size = 1 if Placement().resolved == "map" else GROUP
+  capacity = capacity_for(len(question.base) + sum(sizes))  # of all: one program
+  found: list[np.ndarray] = []
+  with tqdm(total=num_shadows, desc="shadow models", disable=not progress) as bar:
+    while (first := sum(map(len, found))) < num_shadows:
+      path = folder / f"{first:04d}.npy"
+      if not path.exists():
+        group = range(first, min(first + size, num_shadows))
+        parts = []
+        for number in group:
+          inside = np.split(included[number], sizes[:1])
+          some = (pairs.select(keep) for pairs, keep in zip(question.targets, inside, strict=True))
+          parts.append(question.base.union(next(some)).union(next(some)))
+        keys = [jax.random.fold_in(key, 1000 + number) for number in group]
+        fitted = train_shards(keys, model, parts, config, capacity=capacity, progress=False)
+        rows = [
+          scores_of(model_scorer(model, ModelState(params, part)), question)
+          for params, part in zip(fitted.params, parts, strict=True)
+        ]
+        temporary = folder / f".{path.name}.{os.getpid()}.tmp.npy"
+        np.save(temporary, np.stack(rows))
+        os.replace(temporary, path)
+      found.append(np.load(path))
+      bar.update(len(found[-1]))
   return np.concatenate(found), included
 
 

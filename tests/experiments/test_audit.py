@@ -56,7 +56,7 @@ def test_pairs_held_out_of_train_are_in_no_model():
     _audit.draw_question(DATASET, 500, seed=0, held_out="train")
 
 
-def test_shadow_models_are_trained_once_on_their_halves(audited, monkeypatch):
+def test_shadow_models_are_trained_once_on_their_halves(audited, monkeypatch, tmp_path):
   question, shadow, included, folder = audited
   assert shadow.shape == included.shape == (16, 120)
   np.testing.assert_array_equal(included.sum(axis=0), 8)
@@ -70,6 +70,14 @@ def test_shadow_models_are_trained_once_on_their_halves(audited, monkeypatch):
   np.testing.assert_allclose(shadow[9], alone, rtol=1e-3, atol=1e-3)
   monkeypatch.setattr(_audit, "train_shards", None)
   again, _ = _audit.shadow_scores(jax.random.key(0), MODEL, CONFIG, question, 16, folder, 0, progress=False)
+  np.testing.assert_array_equal(again, shadow)
+  # Kept as they are done, so that one that was stopped goes on; and read whether kept alone or in groups.
+  assert [path.name for path in sorted(folder.glob("*.npy"))] == [f"{number:04d}.npy" for number in range(16)]
+  grouped = tmp_path / "shadows"
+  grouped.mkdir()
+  for first in (0, 8):
+    np.save(grouped / f"{first:04d}.npy", shadow[first : first + 8])
+  again, _ = _audit.shadow_scores(jax.random.key(0), MODEL, CONFIG, question, 16, grouped, 0, progress=False)
   np.testing.assert_array_equal(again, shadow)
 
 
