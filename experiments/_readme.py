@@ -17,7 +17,7 @@ FIRST, LAST = "<!-- results: made by experiments.report --readme -->", "<!-- end
 _FORGET = "b554f0c3"  # LightUL's 1 % of the interactions of ml-1m
 _ROUNDS = {  # what `calibrate` finds
   "bprmf": f"rownewton[num_rounds=4+scope=all+{CLOSE}]",
-  "lightgcn": "rownewton[num_rounds=6+scope=all]",
+  "lightgcn": f"rownewton[num_rounds=14+scope=all+{CLOSE}]",
 }
 _MODELS = {"bprmf": "BPRMF", "lightgcn": "LightGCN"}
 _COLUMNS = {"utility.ndcg@20": "NDCG@20", "completeness.auc": "AUC"}
@@ -42,13 +42,19 @@ def table(kept: Path = KEPT) -> str:
       kept / "rounds" / _FORGET / "ml-1m" / model / _ROUNDS[model],
     ]
     rows = {row.method: row for row in _report.collect(_results.load_results(folders))}
-    audit = json.loads((kept / f"audit-ml-1m-{model}.json").read_text(encoding="utf-8"))["audit"]
+    audit = _audit(kept, model)
     heads += [*(f"{shown}: {name}" for name in _COLUMNS.values()), "attack"]
     for method in sorted(rows, key=_names.rank):
       name = _display(method)
       cells = [_metric(rows[method], rows["retrain"], metric) for metric in _COLUMNS]
       body.setdefault(name, [name]).extend([*cells, _attack(audit.get(method.replace("[preserve]", "")))])
   return _report.markdown_table(heads, list(body.values()))
+
+
+def _audit(kept: Path, model: str) -> dict[str, Any]:
+  """The attacks on a base model, and those of the file of later methods that were asked the same question."""
+  paths = [kept / f"audit-ml-1m-{model}.json", *kept.glob(f"audit-ml-1m-{model}-more.json")]
+  return {name: value for path in paths for name, value in json.loads(path.read_text("utf-8"))["audit"].items()}
 
 
 def insert(text: str, made: str) -> str:

@@ -86,7 +86,11 @@ CLOSE = "num_negatives=8+row_negatives=100000+pool=64+item_draws=256"  # draws t
 _SHARED = "sisa[shared_positives=True]"
 _LAST = "aggregate.propagate_last=True"
 _RELEASED = {
-  "bprmf": (_SHARED, "receraser[shared_positives=True]", "grapheraser[partition=blpa]"),
+  "bprmf": (
+    _SHARED,
+    *(f"{name}[shared_positives=True]" for name in ("receraser", "receraser-released")),
+    "grapheraser[partition=blpa]",
+  ),
   "lightgcn": (_SHARED, f"receraser[{_LAST}]", f"receraser-released[{_LAST}]"),
 }
 _HOPS = "l2unrank[hops=0],l2unrank[hops=1],l2unrank[hops=2]"
