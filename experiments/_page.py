@@ -40,6 +40,7 @@ class Section(NamedTuple):
   results: list[Mapping[str, Any]]
   forget: str  # which, where a dataset and model have several; else ""
   epochs: int | None = None  # of training, where results of one method and seed differ in it
+  shard_epochs: int | None = None  # of every shard, where a method has results with fewer in another section
 
   @property
   def name(self) -> str:
@@ -49,7 +50,9 @@ class Section(NamedTuple):
     forgotten = f", forget set {self.forget}" if self.forget else ""
     if "partition" in (self.results[0].get("config") or {}):  # of experiments.shards
       forgotten = ", partitions and aggregations"
-    return f"{self.model} on {self.dataset}{trained}{forgotten}" + (f", {self.epochs} epochs" if self.epochs else "")
+    epochs = f", {self.epochs} epochs" if self.epochs else ""
+    shards = f", {self.shard_epochs} epochs a shard" if self.shard_epochs else ""
+    return f"{self.model} on {self.dataset}{trained}{forgotten}{epochs}{shards}"
 
 
 def _recipe(result: Mapping[str, Any]) -> str:
@@ -71,7 +74,7 @@ def sections_of(results: Sequence[Mapping[str, Any]]) -> list[Section]:
   """A section for each dataset, model and recipe, in order of appearance; several where a seed has several forget sets.
 
   A result without a forget set (`experiments.fit`) belongs to the forget set of the others where there is but one. Two
-  results of one method and seed that differ in their number of epochs are in two sections.
+  results of one method and seed that differ in their number of epochs, or in that of their shards, are in two sections.
   """
   groups: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
   for result in results:
@@ -92,16 +95,36 @@ def sections_of(results: Sequence[Mapping[str, Any]]) -> list[Section]:
       for pair in sets:
         part = [m for m in members if (m.get("data_hash"), m.get("forget_hash")) == pair]
         sections.append(Section(dataset, model, part, _forget_name(part)))
-  return [part for section in sections for part in _by_epochs(section)]
+  return [part for section in sections for whole in _by_shard_epochs(section) for part in _by_epochs(whole)]
+
+
+def _epochs(result: Mapping[str, Any], of: str) -> int:
+  """Of training ("train") or of every shard ("shard_train"); 0 where the configuration says nothing."""
+  return int(((result.get("config") or {}).get(of) or {}).get("num_epochs") or 0)
+
+
+def _by_shard_epochs(section: Section) -> list[Section]:
+  """The section; where results cannot share a table, one more for those of methods with shards that trained longer."""
+  if _differ(section.results):
+    return [section]
+  least: dict[str, int] = {}
+  for result in section.results:
+    epochs = _epochs(result, "shard_train")
+    least[result["method"]] = min(epochs, least.get(result["method"], epochs))
+  groups: dict[int, list[Mapping[str, Any]]] = {0: []}
+  for result in section.results:
+    epochs = _epochs(result, "shard_train")
+    groups.setdefault(epochs if epochs > least[result["method"]] else 0, []).append(result)
+  return [section._replace(results=members, shard_epochs=epochs or None) for epochs, members in sorted(groups.items())]
 
 
 def _by_epochs(section: Section) -> list[Section]:
   """The section, or where its results cannot share a table a section for each number of epochs."""
   if _differ(section.results):
     return [section]
-  groups: dict[int | None, list[Mapping[str, Any]]] = {}
+  groups: dict[int, list[Mapping[str, Any]]] = {}
   for result in section.results:
-    groups.setdefault(((result.get("config") or {}).get("train") or {}).get("num_epochs"), []).append(result)
+    groups.setdefault(_epochs(result, "train"), []).append(result)
   return [section._replace(results=members, epochs=epochs) for epochs, members in groups.items()]
 
 

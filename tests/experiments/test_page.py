@@ -151,6 +151,13 @@ def test_trainings_of_two_lengths_are_two_sections():
     for epochs in (16, 48)
   )  # fmt: skip
   assert [s.name for s in _page.sections_of(short + long)] == ["bprmf on toy, 16 epochs", "bprmf on toy, 48 epochs"]
+  shards = [
+    result("sisa", (0.1, 0.1), (0.5, 0.5), config={**long[0]["config"], "shard_train": {"num_epochs": epochs}})
+    for epochs in (150, 50)
+  ]
+  whole, longer = _page.sections_of([*long, *shards])
+  assert (whole.name, longer.name) == ("bprmf on toy", "bprmf on toy, 150 epochs a shard")
+  assert longer.results == shards[:1] and whole.results == [*long, shards[1]]
   assert [s.name for s in _page.sections_of(long)] == ["bprmf on toy"]
 
 
