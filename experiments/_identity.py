@@ -71,7 +71,12 @@ def claim(folder: Path, identity: Mapping[str, Any], defaults: Mapping[str, Any]
   write_json(path, plain(identity))
 
 
-def kept(path: Path, identity: Mapping[str, Any], make: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+def kept(
+  path: Path,
+  identity: Mapping[str, Any],
+  make: Callable[[], Mapping[str, Any]],
+  defaults: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
   """What `make` finds, from the file where it is there.
 
   Raises:
@@ -79,7 +84,7 @@ def kept(path: Path, identity: Mapping[str, Any], make: Callable[[], Mapping[str
   """
   if path.exists():
     stored = json.loads(path.read_text(encoding="utf-8"))
-    check(path, stored["identity"], identity)
+    check(path, stored["identity"], identity, defaults)
     return dict(stored["found"])
   found = plain(make())
   path.parent.mkdir(parents=True, exist_ok=True)

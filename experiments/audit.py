@@ -130,7 +130,8 @@ def main(argv: list[str]) -> None:
         progress=None if progress else False,
       )  # fmt: skip
       run = functools.partial(_audit.after, method, request, attacks)
-    found = _identity.kept(out / "attacks" / f"{label}.json", {**identity, "method": configs}, run)
+    newer = {"method": {"method": METHOD_CONFIGS.get(method)}}
+    found = _identity.kept(out / "attacks" / f"{label}.json", {**identity, "method": configs}, run, newer)
     audits |= {name.replace(method, label, 1): value for name, value in found["audit"].items()}
     utility |= {name.replace(method, label, 1): value for name, value in found["utility"].items()}
   result = {

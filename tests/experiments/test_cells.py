@@ -330,6 +330,16 @@ def test_differences():
   ]
 
 
+def test_what_is_kept_is_found_by_settings_newer_than_it_at_their_defaults(tmp_path):
+  path = tmp_path / "attacks" / "sisa.json"
+  assert _identity.kept(path, {"method": {"a": 1}}, lambda: {"auc": 0.5}) == {"auc": 0.5}
+  newer = {"method": {"a": 1, "b": False}}
+  assert _identity.kept(path, newer, dict, {"method": {"a": 0, "b": False}}) == {"auc": 0.5}
+  for defaults in ({"method": {"b": True}}, None):
+    with pytest.raises(ValueError, match="method.b is"):
+      _identity.kept(path, newer, dict, defaults)
+
+
 def test_distances_to_retrain(done, tmp_path):
   """What is written is what the saved models say; Retrain's own distance is to the seed before, the noise floor."""
   from jaxunlearn import checkpoint, metrics
