@@ -11,7 +11,7 @@ from typing import Any
 import jax
 
 from experiments import _common, _distances, _identity, _results
-from experiments._methods import CONFIGS, LIGHTUL, OWN_FIT, Outcome, run_own, run_request, settings, variant
+from experiments._methods import LIGHTUL, OWN_FIT, Outcome, defaults, run_own, run_request, settings, variant
 from jaxunlearn import checkpoint
 from jaxunlearn.base import Embeddings, Scorer
 from jaxunlearn.data.dataset import Dataset
@@ -87,14 +87,14 @@ class Cells:
       "forget_hash": forget.digest(),
     }
     for path in sorted(folder.glob(f"*/seed*/{_results.FILE_NAME}")):
-      _identity.check(path.parent, _results.load_results(path)[0], self.identity, _defaults(recipe))
-    _identity.claim(folder, self.identity, _defaults(recipe))
+      _identity.check(path.parent, _results.load_results(path)[0], self.identity, {"config": _common.defaults(recipe)})
+    _identity.claim(folder, self.identity, {"config": _common.defaults(recipe)})
 
   def _select(self, recipe: Recipe) -> int:
     """The number of epochs: read from the folder, or found on a validation part and kept there."""
     path, data = self.folder / "selection.json", self.dataset.train
     identity = {"config": {"model": recipe.model_config, "train": recipe.train_config}, "data_hash": data.digest()}
-    _identity.claim(self.folder / "select", identity, _defaults(recipe))
+    _identity.claim(self.folder / "select", identity, {"config": _common.defaults(recipe)})
     if not path.exists():
       found = _common.select_epochs(
         jax.random.key(0), self.model, data, recipe.train_config, folder=self.folder / "select", progress=self.progress
@@ -121,7 +121,7 @@ class Cells:
       )  # fmt: skip
     if (out / _results.FILE_NAME).exists():
       stored = _results.load_results(out)[0]
-      newer = {"lightul": LightULConfig(), "method": CONFIGS.get(method)}
+      newer = {"lightul": LightULConfig(), "method": defaults(method)}
       _identity.check(out, stored, {"config": chosen}, {"config": newer})
       self.num_found += 1
       return
@@ -232,8 +232,3 @@ def _label(method: str, objective: str) -> str:
   """LightUL's names carry the objective: "lightul[paper]", "lightul[paper+phantom_ratio=0.1]"."""
   name, text, _ = variant(method)
   return f"{name}[{'+'.join(filter(None, (objective, text)))}]" if name in LIGHTUL else method
-
-
-def _defaults(recipe: Recipe) -> dict[str, Any]:
-  model = None if recipe.model_config is None else type(recipe.model_config)()
-  return {"config": {"model": model, "train": TrainConfig()}}

@@ -109,6 +109,12 @@ def override(recipe: Recipe, model: str) -> Recipe:
   return Recipe(config, dataclasses.replace(recipe.train_config, **present("train")))
 
 
+def defaults(recipe: Recipe) -> dict[str, Any]:
+  """{"model": …, "train": …}: what a field that is newer than a kept run was then; see `_identity.differences`."""
+  model = None if recipe.model_config is None else type(recipe.model_config)()
+  return {"model": model, "train": TrainConfig()}
+
+
 class Timed(NamedTuple):
   """A result, its wall seconds after compilation (NaN for a resumed run), and the seconds that compilation took."""
 

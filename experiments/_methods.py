@@ -77,13 +77,18 @@ def variant(text: str) -> tuple[str, str, dict[str, Any]]:
   check_choice("methods", method, ("original", *METHODS))
   if not bracket:
     return method, "", {}
-  config = LightULConfig() if method in LIGHTUL else CONFIGS.get(method)
+  config = defaults(method)
   if config is None or not rest.endswith("]"):
     raise ValueError(f"Expected METHOD or METHOD[field=value+…] for a method with a configuration, got {text!r}.")
   changes = _flags.parse_fields(config, rest[:-1])
   if method in LIGHTUL and changes.keys() & {"objective", "phantoms"}:
     raise ValueError(f"Expected LightUL's objective in --objectives, and no phantoms as lightul-wm, got {text!r}.")
   return method, rest[:-1], changes
+
+
+def defaults(method: str) -> Any:
+  """A method's configuration as it is where nothing is set; None for those that have none."""
+  return LightULConfig() if method in LIGHTUL else CONFIGS.get(method)
 
 
 def settings(

@@ -30,7 +30,7 @@ from absl import flags
 
 from experiments import _audit, _common, _flags, _identity, _names, _report, _results
 from experiments._methods import CONFIGS as METHOD_CONFIGS
-from experiments._methods import LIGHTUL, METHODS, OWN_FIT, run_request, settings, variant
+from experiments._methods import LIGHTUL, METHODS, OWN_FIT, defaults, run_request, settings, variant
 from jaxunlearn._validate import check_choice
 from jaxunlearn.base import Embeddings, Scorer
 from jaxunlearn.data.interactions import Interactions
@@ -85,7 +85,8 @@ def main(argv: list[str]) -> None:
   }
   if FLAGS.overwrite:
     _identity.remove(shadows, out / "fit", out / "vectors", out / "attacks")
-  _identity.claim(shadows, identity)
+  newer = {"config": _common.defaults(how)}
+  _identity.claim(shadows, identity, newer)
   progress = not FLAGS.quiet and sys.stderr.isatty()
   key = jax.random.key(FLAGS.seed)
   shadow, included = _audit.shadow_scores(
@@ -130,8 +131,10 @@ def main(argv: list[str]) -> None:
         progress=None if progress else False,
       )  # fmt: skip
       run = functools.partial(_audit.after, method, request, attacks)
-    newer = {"method": {"method": METHOD_CONFIGS.get(method)}}
-    found = _identity.kept(out / "attacks" / f"{label}.json", {**identity, "method": configs}, run, newer)
+    path = out / "attacks" / f"{label}.json"
+    found = _identity.kept(
+      path, {**identity, "method": configs}, run, {**newer, "method": {"method": defaults(method)}}
+    )
     audits |= {name.replace(method, label, 1): value for name, value in found["audit"].items()}
     utility |= {name.replace(method, label, 1): value for name, value in found["utility"].items()}
   result = {

@@ -23,7 +23,7 @@ import numpy as np
 from absl import flags
 
 from experiments import _common, _flags, _identity, _names, _report, _results
-from experiments._methods import LIGHTUL, POST_HOC, settings, variant
+from experiments._methods import LIGHTUL, POST_HOC, defaults, settings, variant
 from jaxunlearn import calibration
 from jaxunlearn._validate import check_choice
 from jaxunlearn.base import Unlearner, UnlearnResult
@@ -78,7 +78,8 @@ def main(argv: list[str]) -> None:
   }
   if FLAGS.overwrite:
     _identity.remove(out / "fit", out / "found")
-  _identity.claim(out / "found", identity)
+  newer = {"config": _common.defaults(how)}
+  _identity.claim(out / "found", identity, newer)
   progress = None if not FLAGS.quiet and sys.stderr.isatty() else False
   fitted = _common.timed_fit(key, model, train, config, folder=out / "fit", progress=progress)
   state = ModelState(fitted.value.params, train)
@@ -88,6 +89,7 @@ def main(argv: list[str]) -> None:
       out / "found" / f"{label}.json",
       {**identity, "method": configs[label]},
       functools.partial(_tried, key, unlearner, state, train, held_out, measure),
+      {**newer, "method": defaults(variant(label)[0])},
     )  # fmt: skip
     for label, unlearner in unlearners.items()
   }

@@ -18,7 +18,6 @@ from absl import flags
 from experiments import _common, _flags, _identity, _report, _results
 from jaxunlearn.base import scorer_of
 from jaxunlearn.recipes import RECIPES, recipe
-from jaxunlearn.train import TrainConfig
 
 FLAGS = flags.FLAGS
 _common.data_flags("synthetic")
@@ -55,8 +54,7 @@ def main(argv: list[str]) -> None:
     "select": FLAGS.select,
     "data_hash": dataset.train.digest(),
   }
-  defaults = {"config": {"model": type(chosen.model_config)() if chosen.model_config else None, "train": TrainConfig()}}
-  _identity.claim(out, identity, defaults)
+  _identity.claim(out, identity, {"config": _common.defaults(chosen)})
   if (out / _results.FILE_NAME).exists():
     if not FLAGS.quiet:
       _report.show(_results.load_results(out / _results.FILE_NAME), COLUMNS)

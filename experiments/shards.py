@@ -28,6 +28,7 @@ from jaxunlearn.aggregate import KINDS, AggregateConfig
 from jaxunlearn.base import Embeddings
 from jaxunlearn.models import CONFIGS
 from jaxunlearn.recipes import Recipe, recipe
+from jaxunlearn.train import TrainConfig
 from jaxunlearn.unlearn import _sharded
 from jaxunlearn.unlearn._partitions import NAMES, partitioner, pretrained
 
@@ -178,7 +179,8 @@ def main(argv: list[str]) -> None:
   if FLAGS.overwrite:
     _identity.remove(*out.glob("*/*/seed*"), *out.glob("vectors/seed*"), out / _identity.FILE_NAME)
   settings = {"model": how.model_config, "train": how.train_config, "aggregate_train": how.aggregate_train}
-  _identity.claim(out, {"config": settings, "data_hash": dataset.train.digest()})
+  newer = {"config": {**_common.defaults(how), "aggregate_train": TrainConfig()}}
+  _identity.claim(out, {"config": settings, "data_hash": dataset.train.digest()}, newer)
   planned = list(dict.fromkeys([*((name, 10) for name in FLAGS.partitions), *sweep]))
   todo = [(seed, *cell) for seed in range(FLAGS.seeds) for cell in planned]
   for seed, name, number in tqdm(todo, desc="partitions", disable=FLAGS.quiet or not sys.stderr.isatty()):

@@ -57,6 +57,9 @@ def test_as_a_command(run):
     kept = run.folder / "out" / "found" / f"{name}.json"
     found = json.loads(kept.read_text())
     found["found"]["auc"] = [0.5, 0.5] if name == "retrain" else [0.5001, 0.5001]
+    del found["identity"]["config"]["train"]["negatives"]  # as if it had been kept before there were such fields
+    if name == "rownewton":
+      del found["identity"]["method"]["item_draws"]
     kept.write_text(json.dumps(found))
   done, again = run(COMMAND)
   assert done.returncode == 0, done.stderr
