@@ -8,15 +8,16 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
+from experiments._page_labels import leader, place_labels
 from experiments._page_plots import NUM_COLOURS, WIDTH, Figure, colour, error_bar, frame, svg
 from experiments._page_svg import (
   LINE,
   Axis,
   Box,
   axis,
-  leader,
   num,
-  place_labels,
   shorten,
   spread,
   tag,
@@ -195,12 +196,9 @@ def _names_inside(drawn: Sequence[_Series], paths: Sequence[Sequence[tuple[float
   dense = [_every(path, 4.0) for path in paths]
   parts, wanted, names = [], [], []
   for index, (one, path) in enumerate(zip(drawn, dense, strict=True)):
-    others = [point for other, points in enumerate(dense) if other != index for point in points]
-
-    def room(point: tuple[float, float], others: Sequence[tuple[float, float]] = others) -> float:
-      return min((math.dist(point, other) for other in others), default=0.0)
-
-    x, y = max(path, key=room)  # of equal ones the first
+    others = [point for other, points in enumerate(dense) if other != index for point in points] or path
+    apart = np.array(path)[:, None] - np.array(others)[None]
+    x, y = path[int(np.argmax(np.hypot(apart[..., 0], apart[..., 1]).min(1)))]  # of equal ones the first
     names.append(shorten(one.name, 160.0))
     wanted.append((x, y, 2.0, _DASH + text_width(names[-1])))
   obstacles = [(x - 2, y - 2, x + 2, y + 2) for path in dense for x, y in path]

@@ -7,15 +7,14 @@ import math
 from collections.abc import Mapping, Sequence
 
 from experiments._names import display
+from experiments._page_labels import leader, place_labels
 from experiments._page_svg import (
   FONT,
   LINE,
   Axis,
   Box,
   axis,
-  leader,
   num,
-  place_labels,
   shorten,
   tag,
   text,

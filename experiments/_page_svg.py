@@ -1,4 +1,4 @@
-"""Drawing in SVG text: elements, scales with round ticks, and labels that do not cover each other.
+"""Drawing in SVG text: elements, scales with round ticks.
 
 Pure Python; equal input gives equal text. Everything that comes from outside is escaped in `tag` and `text`.
 """
@@ -16,7 +16,6 @@ FONT = 12.0  # size of text, in units of the view box
 LINE = 14.0  # height of a line of text
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom
-Segment = tuple[float, float, float, float]  # from (x, y) to (x, y)
 
 
 def num(value: float) -> str:
@@ -135,92 +134,6 @@ def _log_ticks(low: float, high: float, count: int) -> list[tuple[float, str]]:
       written = f"{value:,.{max(0, -power)}f}" if -4 <= power < 5 else exponent if base == 1 else f"{base}·{exponent}"
       found.append((value, written))
   return found if len(found) >= 2 else _linear_ticks(low, high, count)
-
-
-def overlap(a: Box, b: Box) -> bool:
-  """Whether two boxes share an area."""
-  return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
-
-
-def _crosses(segment: Segment, box: Box) -> bool:
-  (x, y, to_x, to_y), enter, leave = segment, 0.0, 1.0
-  for start, step, low, high in ((x, to_x - x, box[0], box[2]), (y, to_y - y, box[1], box[3])):
-    if step == 0:
-      if not low < start < high:
-        return False
-      continue
-    near, far = sorted(((low - start) / step, (high - start) / step))
-    enter, leave = max(enter, near), min(leave, far)
-  return enter < leave
-
-
-def leader(x: float, y: float, radius: float, box: Box) -> Segment | None:
-  """The line from the edge of a circle to its label; None where the label is beside the circle."""
-  to_x, to_y = min(max(x, box[0]), box[2]), min(max(y, box[1]), box[3])
-  distance = math.hypot(to_x - x, to_y - y)
-  if distance <= radius + 9:
-    return None
-  share = radius / distance
-  return x + (to_x - x) * share, y + (to_y - y) * share, to_x, to_y
-
-
-def place_labels(
-  labels: Sequence[tuple[float, float, float, float]], obstacles: Sequence[Box], bounds: Box
-) -> list[Box]:
-  """A place for each label as near as possible to its circle, on nothing else, and with no line to it through another.
-
-  Args:
-    labels: (x, y, radius, width of the text), one a circle.
-    obstacles: boxes to keep free: the circles and their error bars.
-    bounds: where labels may be.
-
-  Returns:
-    A box of a line's height for each. Where there is no free place left, labels cover circles rather than each other.
-  """
-  placed: list[Box] = []
-  lines: list[Segment] = []
-  for x, y, radius, width in labels:
-    candidates = _candidates(x, y, radius, width, bounds)
-    others = [box for box in obstacles if not (box[0] <= x <= box[2] and box[1] <= y <= box[3])]  # it lies on the rest
-
-    def free(box: Box, blocks: Sequence[Box]) -> bool:
-      return not any(overlap(box, other) for other in blocks)
-
-    def clear(box: Box, x: float = x, y: float = y, radius: float = radius, others: Sequence[Box] = others) -> bool:
-      line = leader(x, y, radius, box)
-      uncut = not any(_crosses(segment, box) for segment in lines)
-      return uncut and (line is None or not any(_crosses(line, other) for other in (*placed, *others)))
-
-    blocks = [*obstacles, *placed]
-    best = next((box for box in candidates if free(box, blocks) and clear(box)), None)
-    best = best or next((box for box in candidates if free(box, blocks)), None)
-    best = best or next((box for box in candidates if free(box, placed)), candidates[0])
-    placed.append(best)
-    line = leader(x, y, radius, best)
-    if line is not None:
-      lines.append(line)
-  return placed
-
-
-def _candidates(x: float, y: float, radius: float, width: float, bounds: Box) -> list[Box]:
-  left, top, right, bottom = bounds
-  gap, across = radius + 3, radius * 0.7 + 2
-  near = [
-    (x + gap, y - LINE / 2), (x - gap - width, y - LINE / 2), (x - width / 2, y - gap - LINE), (x - width / 2, y + gap),
-    (x + across, y - across - LINE), (x + across, y + across), (x - across - width, y - across - LINE),
-    (x - across - width, y + across),
-  ]  # fmt: skip
-  columns = [left + 5 * step for step in range(max(1, int((right - left - width) // 5) + 1))]
-  rows = [top + 5 * step for step in range(max(1, int((bottom - top - LINE) // 5) + 1))]
-
-  def distance(corner: tuple[float, float]) -> tuple[float, float, float]:
-    across = max(corner[0] - x, 0.0, x - corner[0] - width)
-    down = max(corner[1] - y, 0.0, y - corner[1] - LINE)
-    return math.hypot(across, down), corner[1], corner[0]
-
-  far = sorted(((column, row) for row in rows for column in columns), key=distance)
-  inside = [(a, b) for a, b in near if left <= a and a + width <= right and top <= b and b + LINE <= bottom]
-  return [(a, b, a + width, b + LINE) for a, b in (*inside, *far)]
 
 
 def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
