@@ -11,7 +11,17 @@ from typing import Any
 import jax
 
 from experiments import _common, _distances, _identity, _results
-from experiments._methods import LIGHTUL, OWN_FIT, Outcome, defaults, run_own, run_request, settings, variant
+from experiments._methods import (
+  LIGHTUL,
+  OWN_FIT,
+  Outcome,
+  defaults,
+  run_own,
+  run_request,
+  settings,
+  unfinished,
+  variant,
+)
 from jaxunlearn import checkpoint
 from jaxunlearn.base import Embeddings, Scorer
 from jaxunlearn.data.dataset import Dataset
@@ -183,12 +193,16 @@ class Cells:
 
   def _request(self, out: Path, method: str, seed: int, chosen: Any) -> dict[str, Any]:
     state = self.state(seed)
+    fitted = _results.load_results(self.path("original", seed))[0]
+    folder = unfinished(out, method, fitted["efficiency"]["fit_seconds"])
     outcome = run_request(
-      jax.random.key(seed), method, self.model, self.config, state, self.forget, self.measure,
-      chosen=chosen, progress=self.progress,
+      jax.random.key(seed), method, self.model, self.config, state, self.forget, self.measure, chosen=chosen,
+      checkpoint_dir=folder, progress=self.progress,
     )  # fmt: skip
     if method == "retrain":
       checkpoint.save(out / "model", outcome.state.params, overwrite=True)
+    if folder is not None:
+      _identity.remove(folder)
     return self._against_retrain(method, seed, outcome, model_scorer(self.model, state), {})
 
   def _against_retrain(
@@ -202,7 +216,7 @@ class Cells:
     if method != "retrain" and reference.exists():
       retrained = _results.load_results(reference)[0]
       completeness["auc_retrain"] = retrained["completeness"]["auc"]
-      seconds["retrain_ratio"] = retrained["efficiency"]["unlearn_seconds"] / outcome.seconds
+      seconds["retrain_ratio"] = _results.ratio(retrained["efficiency"]["unlearn_seconds"], outcome.seconds)
     # Retrain is compared with the Retrain of the seed before: what two seeds differ by is the noise floor.
     other = self._retrained(seed - 1 if method == "retrain" else seed)
     if other is not None:

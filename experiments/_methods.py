@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
 from experiments import _flags
 from experiments._common import Measure
+from jaxunlearn import checkpoint
 from jaxunlearn._validate import check_choice
 from jaxunlearn.aggregate import AggregateConfig
 from jaxunlearn.base import Model, Scorer, Unlearner, UnlearnResult
@@ -51,6 +54,7 @@ OWN_FIT: dict[str, tuple[Factory, Any]] = {
 LIGHTUL = ("lightul", "lightul-wm")
 METHODS = ("retrain", *LIGHTUL, *POST_HOC, *OWN_FIT)
 AS_PUBLISHED = "ndcg@20_unwhitened"  # LightUL: of the vectors before Ω, which are not those that are served
+_LONG = 600.0  # seconds of a fit from which Retrain keeps checkpoints: saving them is a part of its seconds
 _QUICK = 5.0  # seconds of a request up to which it is timed three times
 CONFIGS: dict[str, Any] = {name: config for name, (_, config) in (POST_HOC | OWN_FIT).items()}
 
@@ -168,6 +172,7 @@ def run_request(
   measure: Measure,
   *,
   chosen: Any = None,
+  checkpoint_dir: Path | None = None,
   progress: bool | None = None,
 ) -> Outcome:
   """Serves one request to a trained model, and measures what is served afterwards.
@@ -183,6 +188,7 @@ def run_request(
     forget: the pairs.
     measure: of utility and completeness.
     chosen: the method's configuration.
+    checkpoint_dir: where Retrain keeps checkpoints and resumes from them, with NaN seconds then; others keep none.
     progress: as for `train.fit`.
   """
   check_choice("method", method, tuple(m for m in METHODS if m not in OWN_FIT))
@@ -190,8 +196,12 @@ def run_request(
     retained = state.interactions.without(forget)
     warm_up = dataclasses.replace(config, num_epochs=1)
     _, cold = _timed(lambda: UnlearnResult(fit(key, model, retained, warm_up, progress=False).params, {}))
-    result, seconds = _timed(lambda: retrain(model, config, progress=progress).unlearn(key, state, forget))
+    resumed = checkpoint_dir is not None and bool(checkpoint.steps(checkpoint_dir))
+    unlearner = retrain(model, config, progress=progress, checkpoint_dir=checkpoint_dir)
+    result, seconds = _timed(lambda: unlearner.unlearn(key, state, forget))
     compile_seconds = max(0.0, cold - seconds / config.num_epochs)
+    if resumed:
+      seconds = compile_seconds = math.nan
     return _outcome(result, model_scorer(model, result.state), measure, seconds, compile_seconds)
   if method in LIGHTUL:
     return _lightul(key, method, model, state, forget, measure, chosen)
@@ -200,6 +210,11 @@ def run_request(
   _, cold = _timed(lambda: unlearner.unlearn(key, state, forget))
   result, seconds = _warm(lambda: unlearner.unlearn(key, state, forget))
   return _outcome(result, unlearner.scorer(result.state), measure, seconds, max(0.0, cold - seconds))
+
+
+def unfinished(out: Path, method: str, fit_seconds: float | None) -> Path | None:
+  """Where a Retrain of so long a fit (None: not known) keeps its checkpoints until it is done; None: nowhere."""
+  return out / "fit" if method == "retrain" and (fit_seconds is None or fit_seconds > _LONG) else None
 
 
 def _outcome(

@@ -57,6 +57,11 @@ def plain(value: Any) -> Any:
   raise TypeError(f"Expected a value with a JSON form, got {type(value).__name__}: {value!r:.80}.")
 
 
+def ratio(a: float | None, b: float | None) -> float:
+  """a / b, NaN where one is not known."""
+  return a / b if a and b else math.nan
+
+
 def prepare_out(out: PathLike) -> Path:
   """Makes the folder `out` and tries to write in it, before hours of work rely on it.
 

@@ -19,7 +19,7 @@ from absl import flags
 
 from experiments import _common, _flags, _identity, _report, _results
 from experiments._methods import CONFIGS as METHOD_CONFIGS
-from experiments._methods import LIGHTUL, OWN_FIT, POST_HOC, run_request, settings
+from experiments._methods import LIGHTUL, OWN_FIT, POST_HOC, run_request, settings, unfinished
 from jaxunlearn import checkpoint
 from jaxunlearn.data import datasets
 from jaxunlearn.models import CONFIGS, build
@@ -95,6 +95,7 @@ def main(argv: list[str]) -> None:
   else:
     chosen = settings(FLAGS.method, run["model"], config, _common.present(FLAGS.method))
   seed = run["seed"] if FLAGS.method == "retrain" else FLAGS.seed
+  folder = unfinished(out, FLAGS.method, run["fit_seconds"])
   outcome = run_request(
     jax.random.key(seed),
     FLAGS.method,
@@ -104,12 +105,13 @@ def main(argv: list[str]) -> None:
     forget,
     measure,
     chosen=chosen.get("lightul", chosen.get("method")),
+    checkpoint_dir=folder,
     progress=False if FLAGS.quiet else None,
   )
   completeness, efficiency = dict(outcome.completeness), {"unlearn_seconds": outcome.seconds}
   if reference is not None:
     completeness["auc_retrain"] = reference["completeness"]["auc"]
-    efficiency["retrain_ratio"] = reference["efficiency"]["unlearn_seconds"] / outcome.seconds
+    efficiency["retrain_ratio"] = _results.ratio(reference["efficiency"]["unlearn_seconds"], outcome.seconds)
   result = _results.make_result(
     method=FLAGS.method,
     dataset=dataset.name,
@@ -130,10 +132,14 @@ def main(argv: list[str]) -> None:
   served = {**run, "served_vectors": isinstance(state, ServedState), "forgotten": len(forget)}
   _common.save_run(out, {"params": kept, "interactions": pairs}, served)
   path = _results.write_result(out, result)
+  if folder is not None:
+    _identity.remove(folder)
   if not FLAGS.quiet:
     _report.show([result])
     print(path, file=sys.stderr)
 
 
 if __name__ == "__main__":
-  _flags.run(main, interrupted="Interrupted: nothing was changed; run the command again.")
+  _flags.run(
+    main, interrupted="Interrupted: nothing was changed; run the command again (a Retrain of over ten minutes resumes)."
+  )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -69,7 +70,13 @@ def post_hoc(
   return Unlearner(fit_fn, unlearn_fn, lambda state: model_scorer(model, state), "approximate", name)
 
 
-def retrain(model: Model, config: TrainConfig, *, progress: bool | None = None) -> Unlearner:
+def retrain(
+  model: Model,
+  config: TrainConfig,
+  *,
+  progress: bool | None = None,
+  checkpoint_dir: str | os.PathLike[str] | None = None,
+) -> Unlearner:
   """Unlearning by training again.
 
   Guarantee: exact. `unlearn(key, fit(_, D), F).params` is bitwise what `fit(key, D ∖ F).params` is, on one device
@@ -87,6 +94,8 @@ def retrain(model: Model, config: TrainConfig, *, progress: bool | None = None) 
     model: any model.
     config: how it is trained, for the fit and for each request.
     progress: as for `train.fit`.
+    checkpoint_dir: where one request's training keeps its checkpoints, so that the same request, asked again after an
+      interruption, resumes; another request needs another folder (ValueError). The fit keeps none there.
   """
 
   def fit_fn(key: jax.Array, interactions: Interactions) -> ModelState:
@@ -98,7 +107,9 @@ def retrain(model: Model, config: TrainConfig, *, progress: bool | None = None) 
       return UnlearnResult(state, {"num_forgotten": 0, "seconds": 0.0})
     start = time.perf_counter()
     retained = state.interactions.without(forget)
-    new = fit_model(key, model, retained, config, progress=progress, label=f"retrain {model.name}")
+    new = fit_model(
+      key, model, retained, config, checkpoint_dir=checkpoint_dir, progress=progress, label=f"retrain {model.name}"
+    )
     jax.block_until_ready(new.params)
     return UnlearnResult(new, {"num_forgotten": len(forget), "seconds": time.perf_counter() - start})
 

@@ -7,9 +7,10 @@ import shutil
 import numpy as np
 import pytest
 
-from experiments import _cells, _common, _identity, _results
+from experiments import _cells, _common, _identity, _methods, _results
 from experiments._cells import Cells
 from experiments._methods import CONFIGS, settings, variant
+from jaxunlearn import checkpoint
 from jaxunlearn.base import Embeddings, Scorer, inner_product_score
 from jaxunlearn.data import SyntheticConfig, generate, sample_interactions
 from jaxunlearn.models import BPRMFConfig
@@ -319,6 +320,34 @@ def test_a_resumed_fit_has_no_seconds(tmp_path):
 
   assert fit(2).seconds > 0
   assert np.isnan(fit(2).seconds)
+
+
+def test_a_long_retrain_resumes_and_has_no_seconds_then(done, tmp_path, monkeypatch):
+  train = dataclasses.replace(TRAIN, checkpoint_every=1)
+  assert _methods.unfinished(tmp_path, "retrain", 601.0) == _methods.unfinished(tmp_path, "retrain", None)
+  assert _methods.unfinished(tmp_path, "retrain", 599.0) is _methods.unfinished(tmp_path, "ifru", None) is None
+  monkeypatch.setattr(_methods, "_LONG", 0.0)
+  cells = make(tmp_path / "cells", train=train)
+  cells.run("original", 0)
+  unfinished = cells.path("retrain", 0) / "fit"
+  save = checkpoint.RunDirectory.save
+
+  def interrupted(self, step, *args, **options):
+    save(self, step, *args, **options)
+    raise KeyboardInterrupt
+
+  with monkeypatch.context() as patch:
+    patch.setattr(checkpoint.RunDirectory, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+      cells.run("retrain", 0)
+  assert checkpoint.steps(unfinished) == [1]
+  make(tmp_path / "cells", train=train).run("retrain", 0)
+  assert not unfinished.exists()
+  (found,), (wanted,) = (_results.load_results(folder / "retrain") for folder in (tmp_path / "cells", done))
+  assert found["utility"] == wanted["utility"] and found["efficiency"]["unlearn_seconds"] is None
+  assert wanted["efficiency"]["unlearn_seconds"] > 0
+  cells.run("l2unrank", 0)  # what Retrain's seconds are not known for has no ratio to them
+  assert _results.load_results(tmp_path / "cells" / "l2unrank")[0]["efficiency"]["retrain_ratio"] is None
 
 
 def test_differences():

@@ -1,8 +1,10 @@
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 
-from jaxunlearn import models
+from jaxunlearn import checkpoint, models
 from jaxunlearn.requests import Request
 from jaxunlearn.train import TrainConfig
 from jaxunlearn.unlearn.retrain import retrain
@@ -53,3 +55,26 @@ def test_a_forgotten_users_row_is_its_initialisation():
   fresh = model.init(jax.random.fold_in(key, 0), data.num_users, data.num_items)
   # Dense Adam leaves a row that never had a gradient where it was.
   assert np.array_equal(result.state.params["user"][3], fresh["user"][3])
+
+
+def test_an_interrupted_request_resumes_and_another_one_does_not_take_its_place(tmp_path, monkeypatch):
+  data, key = random_pairs(), jax.random.key(0)
+  config = dataclasses.replace(CONFIG, num_epochs=5, checkpoint_every=1)
+  plain = retrain(models.bprmf(), config)
+  state, forget = plain.fit(key, data), data.select(np.arange(0, len(data), 11))
+  kept = retrain(models.bprmf(), config, checkpoint_dir=tmp_path)
+  save = checkpoint.RunDirectory.save
+
+  def interrupted(self, step, *args, **options):
+    save(self, step, *args, **options)
+    if step == 3:
+      raise KeyboardInterrupt
+
+  with monkeypatch.context() as patch:
+    patch.setattr(checkpoint.RunDirectory, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+      kept.unlearn(key, state, forget)
+  assert checkpoint.steps(tmp_path) == [2, 3]
+  assert equal(kept.unlearn(key, state, forget).state, plain.unlearn(key, state, forget).state)
+  with pytest.raises(ValueError, match="another run"):
+    kept.unlearn(key, state, forget.select(np.arange(3)))

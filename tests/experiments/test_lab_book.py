@@ -1,0 +1,112 @@
+"""The lab book's tables say what is kept: each number again, from the result that its row names."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from experiments import _readme
+
+TEXT = (Path(__file__).parents[2] / "BUILD_NOTES.md").read_text("utf-8")
+FOLDERS = {
+  "interactions": "influence/b554f0c3/ml-1m",
+  "users": "influence/a7a95012/ml-1m",
+  "items": "influence/047b6dee/ml-1m",
+  "gowalla": "influence/ce1caaf5/gowalla",
+  "yelp2018": "influence/a1b240ba/yelp2018",
+  "table 3": "shards/2ffa2933/ml-1m-receraser",
+  "core": "selections/edaa90b0/ml-100k/bprmf",
+  "edge": "selections/023bdaa9/ml-100k/bprmf",
+  "random": "selections/6282e989/ml-100k/bprmf",
+}
+METHODS = {
+  "Original": "original",
+  "Retrain": "retrain",
+  "Fine-tune": "finetune",
+  "Gradient ascent": "gradient-ascent",
+  "IFRU": "ifru",
+  "L2UnRank": "l2unrank",
+  "rownewton": "rownewton",
+  "LightUL-WM": "lightul-wm[preserve]",
+  "LightUL": "lightul[preserve]",
+  "SISA": "sisa",
+  "LASER": "laser",
+  "GraphEraser (BEKM)": "grapheraser",
+  "RecEraser, InBP as printed": "receraser",
+  "RecEraser, InBP as released": "receraser-released",
+  "RecEraser, UBP, combined": "receraser-ubp",
+}
+METRICS = {
+  "AUC": "completeness.auc",
+  "out of top 50": "completeness.outside@50",
+  "rank shift": "completeness.rank_shift",
+  "Spearman": "completeness.spearman",
+  "Δscore ÷ sd": "completeness.score_mae_sd",
+}
+FIRST = (  # heads of the tables that are checked, and how many rows they have at least
+  ("set | model | method | seeds | NDCG@20 | AUC", 80),
+  ("model | method | seeds | Recall@10", 16),
+)
+
+
+def tables(start):
+  """Rows of all tables whose head begins so, as {column: cell}, without what makes a cell bold."""
+  for block in re.split(r"\n(?!\|)", TEXT.replace("**", "")):
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in block.split("\n") if line[:1] == "|"]
+    if lines and " | ".join(lines[0]).startswith(start):
+      yield from (dict(zip(lines[0], cells, strict=True)) for cells in lines[1:] if set("".join(cells)) - set("-: "))
+
+
+def kept(folder, *parts):
+  return json.loads((_readme.KEPT.joinpath(FOLDERS[folder], *parts) / "result.json").read_text("utf-8"))
+
+
+def close(text, value):
+  """Whether a number that is written is this one, rounded."""
+  digits = len(text.partition(".")[2])
+  return abs(float(text.replace("−", "-")) - value) <= 0.51 * 10**-digits
+
+
+def check(cell, result, metric, where):
+  part, _, name = metric.partition(".")
+  mean, _, sd = cell.partition(" ± ")
+  found = result[part][name]
+  assert close(mean, found["mean"]), (where, metric, cell, found)
+  assert not sd or close(sd, found["sd"]), (where, metric, cell, found)
+
+
+@pytest.mark.parametrize(("start", "least"), FIRST)
+def test_every_number_of_the_tables_is_that_of_a_kept_result(start, least):
+  rows = list(tables(start))
+  assert len(rows) >= least
+  for row in rows:
+    result = kept(row.get("set", "table 3"), row["model"], METHODS[row["method"]])
+    assert int(row["seeds"]) == len(result["seeds"]), row
+    for column, cell in row.items():
+      metric = METRICS.get(column, f"utility.{column.lower()}" if "@" in column and "[" not in column else None)
+      if metric:
+        check(cell, result, metric, row)
+
+
+def test_selections_of_users():
+  rows = list(tables("method | core | edge | random"))
+  assert len(rows) >= 8
+  for row in rows:
+    for selection in ("core", "edge", "random"):
+      result = kept(selection, METHODS[row["method"]])
+      metrics = ("utility.ndcg@20", "completeness.auc", "utility.gap_ndcg@20")
+      for cell, metric in zip(row[selection].split(" / "), metrics, strict=True):
+        check(cell, result, metric, row)
+
+
+def test_base_models():
+  rows = list(tables("`ml-1m` | seeds | Original NDCG@20"))
+  assert len(rows) == 4
+  for row in rows:
+    model, seeds, *cells = row.values()
+    metrics = ("utility.ndcg@20", "utility.recall@20", "completeness.auc")
+    for index, cell in enumerate(cells):
+      result = kept("interactions", model, ("original", "retrain")[index // 3])
+      assert int(seeds) == len(result["seeds"])
+      check(cell, result, metrics[index % 3], row)
