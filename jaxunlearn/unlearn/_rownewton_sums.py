@@ -99,7 +99,7 @@ def tiles(
   def tile(index: jax.Array) -> tuple[jax.Array, jax.Array, Sums]:
     slot = index * rows.tile + jnp.arange(rows.tile, dtype=jnp.int32)
     live, row = slot < rows.count, rows.index[slot]
-    fixed = pools, jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, slot[0], rows.tile), draws)
+    fixed = pools, before, jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, slot[0], rows.tile), draws)
     sums = sums_fn(jax.random.fold_in(key, 2 + index), static, problem, points, row, fixed, dim)
     if dense is not None:
       sums = sums.replace(
@@ -180,7 +180,7 @@ def _item_sums(
   key: jax.Array, static: Static, problem: Problem, points: list[Point], row: jax.Array, fixed: Any, dim: int
 ) -> Sums:
   del key
-  by_item, (pools, draws) = problem.by_item, fixed
+  by_item, (pools, was, draws) = problem.by_item, fixed
   degree = by_item.indptr[row + 1] - by_item.indptr[row]
   # A user who has lost pairs weighs more in each that is left.
   ratio_of = problem.user_weight / jnp.maximum(problem.new_weight, _TINY)
@@ -202,6 +202,6 @@ def _item_sums(
     terms.drawn_pieces(static, problem, at, row, retained.user, retained.positive, retained.weight) for at in points
   ]
   sums = sums.add(found[0], found[-1], (retained.ratio,))
-  # Forgotten pairs drew it too, and do so no more.
-  [(features, _, slope)] = terms.drawn_pieces(static, problem, points[-1], row, lost.user, lost.positive, lost.weight)
+  # Forgotten pairs drew it too, and do so no more: with the vectors of then, which a user without pairs has lost.
+  [(features, _, slope)] = terms.drawn_pieces(static, problem, was, row, lost.user, lost.positive, lost.weight)
   return sums.replace(before=sums.before + jnp.einsum("tn,tne->te", slope, features))

@@ -3,6 +3,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxunlearn.unlearn import _rownewton
 from jaxunlearn.unlearn import _rownewton_terms as terms
@@ -71,8 +72,12 @@ def test_a_users_row_takes_the_newton_step_of_the_retained_objective():
     )
 
 
-def test_an_items_row_takes_the_newton_step_but_for_what_new_negatives_do_to_its_other_pairs():
+@pytest.mark.parametrize("whole_users", [False, True])
+def test_an_items_row_takes_the_newton_step_but_for_what_new_negatives_do_to_its_other_pairs(whole_users):
   data, forget, params = setup(MF)
+  if whole_users:  # their own rows are drawn anew; what they asked of items is taken off with those that they had
+    forget = data.select(np.isin(data.user, [2, 7]))
+    assert not np.isin([2, 7], data.without(forget).user).any()
   new = unlearn(KEY, MF, params, data, forget, EXACT).state.params
   users, items = tables(params)
   before, after = member_of(data), member_of(data.without(forget))
