@@ -43,6 +43,10 @@ _LABELS = {
 _LARGEST = ("efficiency.compile_seconds", "efficiency.peak_memory_mb")  # a mean says little: only one seed compiles
 
 
+# Retrain's are to the Retrain of the seed before, the noise floor: the first seed has none.
+_FLOORS = tuple(f"completeness.{name}" for name in ("spearman", "score_mae", "overlap@"))
+
+
 @dataclasses.dataclass(frozen=True)
 class Row:
   """One method on one model and dataset: for each metric ("utility.ndcg@20") the values of all its seeds."""
@@ -56,6 +60,8 @@ class Row:
   def mean_sd(self, metric: str) -> tuple[float, float]:
     """Mean and standard deviation over seeds; NaN for what is not known."""
     values = self.values.get(metric) or [math.nan]
+    if self.method == "retrain" and metric.startswith(_FLOORS):
+      values = [value for value in values if math.isfinite(value)] or [math.nan]
     return mean_sd(values)
 
 

@@ -7,6 +7,7 @@ on a held-out part of train and then trains on all of it.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 import sys
 from typing import Any, NamedTuple
@@ -86,8 +87,8 @@ def fit(
       return; without them, `config.num_epochs` epochs are trained and the last is returned.
     params: start from these instead of a fresh initialisation (warm start).
     context: read by the forward pass instead of `model.context(interactions)` (an aggregator's frozen submodels).
-    checkpoint_dir: where to keep the last two checkpoints. If it holds one of the same configuration, data and key,
-      training resumes from it and ends bitwise where an uninterrupted run would.
+    checkpoint_dir: where to keep the last two checkpoints. If it holds one of the same configuration, data, key, warm
+      start and context, training resumes from it and ends bitwise where an uninterrupted run would.
     progress: show a progress bar; None: only when standard error is a terminal.
     label: text before the progress bar.
 
@@ -96,7 +97,7 @@ def fit(
       another run.
     OSError: the checkpoint directory cannot be written.
   """
-  context = model.context(interactions) if context is None else context
+  given, context = context, model.context(interactions) if context is None else context
   if model.batches == "none":
     return FitResult(model.init(key, interactions.num_users, interactions.num_items), context, 0, [])
   if not len(interactions):
@@ -110,7 +111,7 @@ def fit(
   history: list[dict[str, float]] = []
 
   run = (
-    checkpoint.RunDirectory(checkpoint_dir, _identity(key, model, interactions, config, validation))
+    checkpoint.RunDirectory(checkpoint_dir, _identity(key, model, interactions, config, validation, params, given))
     if checkpoint_dir
     else None
   )
@@ -178,8 +179,9 @@ def _cutoff(config: TrainConfig) -> int:
 
 
 def _identity(
-  key: jax.Array, model: Model, interactions: Interactions, config: TrainConfig, validation: Interactions | None
-) -> dict[str, Any]:
+  key: jax.Array, model: Model, interactions: Interactions, config: TrainConfig, validation: Interactions | None,
+  params: Params | None, context: Context | None,
+) -> dict[str, Any]:  # fmt: skip
   """What must be equal for a checkpoint to be resumed; how often it is written is not part of it."""
   fields = dataclasses.asdict(config)
   fields.pop("checkpoint_every")
@@ -190,7 +192,20 @@ def _identity(
     "data": interactions.digest(),
     "validation": validation.digest() if validation is not None else None,
     "config": fields,
+    "params": _digest(params),
+    "context": _digest(context),
   }
+
+
+def _digest(tree: Any) -> str | None:
+  """Of the leaves of a warm start or a context; None for none, as in checkpoints that are older than this entry."""
+  if tree is None:
+    return None
+  found = hashlib.sha256()
+  for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+    array = np.asarray(leaf)
+    found.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode() + array.tobytes())
+  return found.hexdigest()
 
 
 def fit_with_selection(

@@ -173,6 +173,22 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
       fit(jax.random.key(key), model, data, CONFIG, checkpoint_dir=tmp_path)
 
 
+def test_a_checkpoint_of_another_start_is_refused(tmp_path):
+  data = random_pairs()
+  starts = [BPRMF.init(jax.random.key(seed), data.num_users, data.num_items) for seed in (1, 2)]
+  one = fit(jax.random.key(0), BPRMF, data, CONFIG, params=starts[0], checkpoint_dir=tmp_path)
+  again = fit(jax.random.key(0), BPRMF, data, CONFIG, params=starts[0], checkpoint_dir=tmp_path)
+  assert equal(one.params, again.params)
+  for params in (starts[1], None):
+    with pytest.raises(ValueError, match="holds another run: params is"):
+      fit(jax.random.key(0), BPRMF, data, CONFIG, params=params, checkpoint_dir=tmp_path)
+  graph, folder = models.lightgcn(models.LightGCNConfig(embedding_dim=8)), tmp_path / "graph"
+  part = data.select(np.arange(len(data)) % 2 == 0)
+  fit(jax.random.key(0), graph, data, CONFIG, context=graph.context(part), checkpoint_dir=folder)
+  with pytest.raises(ValueError, match="holds another run: context is"):
+    fit(jax.random.key(0), graph, data, CONFIG, checkpoint_dir=folder)
+
+
 KILLED = """
 import sys, jax
 from jaxunlearn import models

@@ -194,7 +194,7 @@ def overlap_at_k(
   users = np.arange(scorer.num_users) if users is None else users
   listed = [top_k_items(one, users, k, mask, chunk_size=chunk_size)[0] for one in (scorer, reference)]
   keys = [np.arange(len(items))[:, None] * scorer.num_items + items.astype(np.int64) for items in listed]
-  both = np.isin(keys[0], keys[1]) & (listed[0] >= 0)
+  both = np.isin(keys[0], keys[1][listed[1] >= 0]) & (listed[0] >= 0)  # −1 is a place that is empty
   longest = np.maximum(*(np.sum(items >= 0, axis=1) for items in listed))
   some = longest > 0
   return float(np.mean(both.sum(axis=1)[some] / longest[some])) if some.any() else float("nan")

@@ -76,7 +76,8 @@ def roc(members: np.ndarray, non_members: np.ndarray) -> tuple[np.ndarray, np.nd
   scores = np.concatenate([inside, outside])
   is_member = np.arange(scores.size) < inside.size
   order = np.argsort(-scores, kind="stable")
-  last = np.append(np.diff(scores[order]) != 0, True)  # a threshold lies between different scores only
+  ranked = scores[order]
+  last = np.append(ranked[1:] != ranked[:-1], True)  # a threshold lies between different scores only
   found = np.cumsum(is_member[order])[last]
   false = np.cumsum(~is_member[order])[last]
   return np.append(0.0, false / outside.size), np.append(0.0, found / inside.size)
@@ -144,8 +145,9 @@ def _standardised(scorer: Scorer, users: jax.Array, items: jax.Array) -> jax.Arr
     with jax.default_matmul_precision("highest"):
       scores = scorer.scores(chunk[0])
     own = jnp.take_along_axis(scores, chunk[1][:, None], axis=1)[:, 0]
-    spread = jnp.std(scores, axis=1)
-    return (own - jnp.mean(scores, axis=1)) / jnp.where(spread > 0, spread, 1.0)
+    spread, largest = jnp.std(scores, axis=1), jnp.max(jnp.abs(scores), axis=1)
+    # The mean of equal numbers is one of them but for rounding, and a spread of rounding errors is none.
+    return jnp.where(spread <= 1e-6 * largest, 0.0, (own - jnp.mean(scores, axis=1)) / spread)
 
   return lax.map(of_chunk, (users, items))
 

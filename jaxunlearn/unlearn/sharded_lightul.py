@@ -43,6 +43,7 @@ class ServedShards(struct.PyTreeNode):
     partition: the shard of each retained pair.
     capacity: pairs that a shard's arrays are padded to.
     num_phantoms: clusters of users a shard; kept, so that the next request has the same shapes.
+    mask_absent: whether a shard is silent about rows that it has no pair of, as the base was served.
   """
 
   vectors: Embeddings
@@ -51,6 +52,7 @@ class ServedShards(struct.PyTreeNode):
   partition: Partition
   capacity: int = struct.field(pytree_node=False)
   num_phantoms: int = struct.field(pytree_node=False)
+  mask_absent: bool = struct.field(pytree_node=False, default=True)
 
 
 def unlearn(
@@ -61,6 +63,7 @@ def unlearn(
   config: LightULConfig | None = None,
   *,
   way: str = "vmap",
+  mask_absent: bool = True,
 ) -> UnlearnResult:
   """Forgets pairs by whitening, in each shard that holds one, the vectors of their users and items there.
 
@@ -77,6 +80,7 @@ def unlearn(
     config: LightUL's, objective "preserve" or "paper"; `patience` stops each shard by a probe of its own.
     way: "vmap" minimises all shards at once, which costs K times the longest of them; "map" one after another, which
       costs the sum over touched shards: for requests of few pairs on a CPU.
+    mask_absent: the base's `AggregateConfig.mask_absent`, by which it is served; not read for `ServedShards`.
 
   Returns:
     UnlearnResult: `ServedShards`, and info: seconds, `shards_touched` (the shards that hold forgotten pairs),
@@ -154,6 +158,7 @@ def unlearn(
     partition=partition,
     capacity=state.capacity,
     num_phantoms=num_phantoms,
+    mask_absent=state.mask_absent if isinstance(state, ServedShards) else mask_absent,
   )
   jax.block_until_ready(after)
   info["seconds"] = time.perf_counter() - start
@@ -211,7 +216,7 @@ def _encode(model: Model, params: Sequence[Params], parts: Sequence[Interactions
 def served_scorer(state: ServedShards) -> Scorer:
   """Serves Σ_s w_s ⟨user, item⟩ of the shards' vectors, as one inner product."""
   parts = state.partition.shards(state.interactions)
-  how = AggregateConfig(kind="mean")
+  how = AggregateConfig(kind="mean", mask_absent=state.mask_absent)
   vectors = shard_vectors(_VECTORS, _tables(state), [None] * len(parts), parts, state.interactions, how)
   return weighted_scorer(_VECTORS, vectors, state.weight)
 
@@ -259,7 +264,7 @@ def sharded_lightul(
     forget = resolve(request, state.interactions)
     if not len(forget):
       return UnlearnResult(state, {"num_forgotten": 0, "seconds": 0.0})
-    return unlearn(key, model, state, forget, config, way=way)
+    return unlearn(key, model, state, forget, config, way=way, mask_absent=shard_config.aggregate.mask_absent)
 
   def scorer(state: ShardedState | ServedShards) -> Scorer:
     return served_scorer(state) if isinstance(state, ServedShards) else base.scorer(state)

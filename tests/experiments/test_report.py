@@ -56,6 +56,15 @@ def test_a_seed_without_a_number_is_not_hidden():
   assert "AUC" in heads and body[0][heads.index("AUC")] == "–"
 
 
+def test_the_noise_floor_is_known_though_the_first_seed_has_no_seed_before_it():
+  made = result("retrain", (0.3,) * 3, (0.5,) * 3)
+  made["completeness"]["spearman"] = {"mean": 0.955, "sd": 0.007, "values": [None, 0.95, 0.96]}
+  (row,) = _report.collect([made])
+  assert row.mean_sd("completeness.spearman") == (pytest.approx(0.955), pytest.approx(0.00707, abs=1e-5))
+  (other,) = _report.collect([{**made, "method": "ifru"}])
+  assert math.isnan(other.mean_sd("completeness.spearman")[0])  # there it hides that a number is missing
+
+
 def test_tables():
   heads, body = _report.cells(_report.collect(RESULTS))
   assert heads == ["method", "NDCG@20", "AUC", "|AUC − Retrain|", "unlearn s", "seeds"]

@@ -76,6 +76,15 @@ def test_overlap_equals_sets(k):
   assert got == pytest.approx(np.mean(wanted))
 
 
+def test_an_empty_place_is_no_item():
+  """User 1 has nothing left to list, and user 0's two lists have nothing in common."""
+  a, b = np.array([[0.0, 1, 2], [0, 0, 0]]), np.array([[2.0, 1, 0], [0, 0, 0]])
+  mask = random_pairs()
+  mask = type(mask).from_pairs([1, 1, 1], [0, 1, 2], num_users=2, num_items=3)
+  for k, wanted in ((1, 0.0), (2, 0.5)):
+    assert distance.overlap_at_k(scorer_of_matrix(a), scorer_of_matrix(b), k, mask=mask) == wanted
+
+
 def test_all_distances_at_once_and_of_a_scorer_to_itself():
   a, b = map(scorer_of_matrix, matrices())
   got = distance.score_distance(a, b, ks=(5,), num_pairs=500, num_users=11, seed=2)

@@ -30,6 +30,12 @@ def test_the_curve_is_scikit_learns(ties):
   assert (got.num_members, got.num_non_members) == (70, 90)
 
 
+def test_equal_infinities_are_one_step():
+  assert membership.tpr_at(np.array([np.inf]), np.array([np.inf]), 0.01) == 0
+  false, found = membership.roc(np.array([np.inf, 0.0]), np.array([np.inf, -np.inf, -np.inf]))
+  np.testing.assert_allclose([false, found], [[0, 1 / 3, 1 / 3, 1], [0, 0.5, 1, 1]])
+
+
 @pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize("fpr", [0.0, 0.001, 0.1, 1 / 90, 1.0])
 def test_the_rate_at_few_false_alarms_is_that_of_the_best_threshold(ties, fpr):
@@ -83,16 +89,17 @@ def test_bad_scores_are_refused():
 def test_standardised_scores_are_z_scores_of_the_users_row():
   rng = np.random.default_rng(0)
   user, item = rng.normal(size=(7, 3)).astype(np.float32), rng.normal(size=(11, 3)).astype(np.float32)
-  user[2] = 0  # all scores equal
+  user[2], user[3] = 0, (0, 0, 0.1)  # all scores equal; of 3 they are 0.1, whose float32 mean is another number
+  item[:, 2] = 1
   scorer = Scorer(None, Embeddings(jnp.asarray(user), jnp.asarray(item)), inner_product_score, True)
-  pairs = Interactions.from_pairs([0, 0, 2, 5, 6], [1, 3, 2, 10, 0], num_users=7, num_items=11)
+  pairs = Interactions.from_pairs([0, 0, 2, 3, 5, 6], [1, 3, 2, 4, 10, 0], num_users=7, num_items=11)
   want = []
   for u, i in zip(pairs.user, pairs.item, strict=True):
     row = [float(user[u] @ v) for v in item]
-    want.append((row[i] - np.mean(row)) / (np.std(row) or 1.0))
+    want.append(0.0 if len(set(row)) == 1 else (row[i] - np.mean(row)) / np.std(row))
   for chunk in (None, 1, 3):
     np.testing.assert_allclose(membership.standardised_scores(scorer, pairs, chunk_size=chunk), want, atol=1e-5)
-  assert membership.standardised_scores(scorer, pairs.select(np.zeros(5, bool))).shape == (0,)
+  assert membership.standardised_scores(scorer, pairs.select(np.zeros(6, bool))).shape == (0,)
   bad = Scorer(None, Embeddings(jnp.full((7, 3), jnp.nan), jnp.asarray(item)), inner_product_score, True)
   with pytest.raises(ValueError, match="finite"):
     membership.standardised_scores(bad, pairs)

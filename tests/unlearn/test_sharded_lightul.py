@@ -181,6 +181,21 @@ def test_a_shard_without_a_retained_pair_serves_nothing(fitted):
   assert not np.any(again.vectors.user[1]) and np.all(np.isfinite(served_scorer(again).scores(np.arange(40))))
 
 
+@pytest.mark.parametrize("mask_absent", [True, False])
+def test_what_a_request_leaves_alone_is_served_as_before(mask_absent):
+  config = dataclasses.replace(MEAN, aggregate=AggregateConfig(kind="mean", mask_absent=mask_absent))
+  unlearner = sharded_lightul(MF, config, split, quick(), progress=False)
+  data = random_pairs()
+  state = unlearner.fit(KEY, data)
+  new = unlearner.unlearn(KEY, state, data.select(np.arange(len(data)) == 7)).state
+  before, after = (np.asarray(unlearner.scorer(s).scores(jnp.arange(data.num_users))) for s in (state, new))
+  same = np.ones(before.shape, bool)
+  same[data.user[7]], same[:, data.item[7]] = False, False
+  np.testing.assert_allclose(after[same], before[same], rtol=1e-5, atol=1e-6)
+  again = unlearner.unlearn(KEY, new, new.interactions.select(np.arange(len(new.interactions)) == 0)).state
+  assert again.mask_absent is mask_absent
+
+
 def test_requests_by_id_and_the_empty_request(fitted):
   state = fitted()
   unlearner = sharded_lightul(MF, dataclasses.replace(MEAN, placement=Placement(way="map")), split, quick())
