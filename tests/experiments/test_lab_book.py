@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from experiments import _readme
+from experiments._tables import CLOSE
 
 TEXT = (Path(__file__).parents[2] / "BUILD_NOTES.md").read_text("utf-8")
 FOLDERS = {
@@ -51,12 +52,16 @@ FIRST = (  # heads of the tables that are checked, and how many rows they have a
 )
 
 
-def tables(start):
-  """Rows of all tables whose head begins so, as {column: cell}, without what makes a cell bold."""
+def blocks(start):
+  """Of each table whose head begins so its rows, {column: cell}, without what makes a cell bold."""
   for block in re.split(r"\n(?!\|)", TEXT.replace("**", "")):
     lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in block.split("\n") if line[:1] == "|"]
     if lines and " | ".join(lines[0]).startswith(start):
-      yield from (dict(zip(lines[0], cells, strict=True)) for cells in lines[1:] if set("".join(cells)) - set("-: "))
+      yield [dict(zip(lines[0], cells, strict=True)) for cells in lines[1:] if set("".join(cells)) - set("-: ")]
+
+
+def tables(start):
+  return [row for block in blocks(start) for row in block]
 
 
 def kept(folder, *parts):
@@ -79,7 +84,7 @@ def check(cell, result, metric, where):
 
 @pytest.mark.parametrize(("start", "least"), FIRST)
 def test_every_number_of_the_tables_is_that_of_a_kept_result(start, least):
-  rows = list(tables(start))
+  rows = tables(start)
   assert len(rows) >= least
   for row in rows:
     result = kept(row.get("set", "table 3"), row["model"], METHODS[row["method"]])
@@ -94,7 +99,7 @@ def test_every_number_of_the_tables_is_that_of_a_kept_result(start, least):
 
 def test_selections_of_users():
   """NDCG@20, AUC, and the gap: the NDCG@20 of the most active users minus that of the others."""
-  rows = list(tables("method | core | edge | random"))
+  rows = tables("method | core | edge | random")
   assert len(rows) >= 8
   for row in rows:
     for selection in ("core", "edge", "random"):
@@ -108,7 +113,7 @@ def test_selections_of_users():
 
 
 def test_base_models():
-  rows = list(tables("`ml-1m` | seeds | Original NDCG@20"))
+  rows = tables("`ml-1m` | seeds | Original NDCG@20")
   assert len(rows) == 4
   for row in rows:
     for method in ("Original", "Retrain"):
@@ -120,3 +125,61 @@ def test_base_models():
         ("AUC", METRICS["AUC"]),
       ):
         check(row[f"{method} {column}"], result, metric, row)
+
+
+ALL_ROWS = "scope=all+" + CLOSE
+AUDITS = (  # the tables in their order: files, and the variants that their rows name
+  (("audit-ml-100k-bprmf",), {}),
+  (
+    ("audit-ml-1m-bprmf",),
+    {f"{name} rounds, all rows": f"num_rounds={n}+{ALL_ROWS}" for name, n in (("two", 2), ("three", 3), ("four", 4))},
+  ),
+  (
+    ("audit-ml-1m-lightgcn", "audit-ml-1m-lightgcn-more"),
+    {
+      "two rounds": "num_rounds=2",
+      "four rounds, all rows": "num_rounds=4+scope=all",
+      "six rounds, all rows": "num_rounds=6+scope=all",
+      "ten rounds, all rows, eight draws": f"num_rounds=10+{ALL_ROWS}",
+      "twelve": f"num_rounds=12+{ALL_ROWS}",
+      "fourteen": f"num_rounds=14+{ALL_ROWS}",
+      "eighteen": f"num_rounds=18+{ALL_ROWS}",
+    },
+  ),
+)
+ATTACKS = {
+  "score threshold": ("threshold", "all"),
+  "trained attack": ("trained", "all"),
+  "likelihood ratio": ("lira", "all"),
+  "of the most memorised quarter": ("lira", "memorised"),
+}
+
+
+def check_attack(cell, found, where):
+  """Of "0.569", "0.569 [0.551, 0.587]" and, before and after a request, "0.569 → 0.495"; "found" is by name."""
+  for text, name in zip(cell.split(" → "), ("[before]", "") if "→" in cell else ("",), strict=True):
+    numbers = [float(number) for number in re.findall(r"\d\.\d+", text)]
+    one = found(name)
+    for number, value in zip(numbers, (one["auc"], *one["auc_interval"]), strict=False):
+      assert close(f"{number:.3f}", value), (where, cell, one["auc"], one["auc_interval"])
+
+
+def test_attacks():
+  made = list(blocks("method | NDCG@20 | score threshold"))
+  assert len(made) == len(AUDITS)
+  seen = 0
+  for rows, (files, variants) in zip(made, AUDITS, strict=True):
+    kept_audits = [json.loads((_readme.KEPT / f"{name}.json").read_text("utf-8")) for name in files]
+    audit, utility = ({**kept_audits[-1][part], **kept_audits[0][part]} for part in ("audit", "utility"))
+    for row in rows:
+      name = row["method"].partition(" (")[0]
+      method = f"rownewton[{variants[name]}]" if name in variants else METHODS.get(name, "receraser-ubp")
+      method = method.partition("[preserve]")[0]
+      if row["NDCG@20"] == "–":
+        continue
+      assert close(row["NDCG@20"], utility[method]["ndcg@20"]), row
+      assert close(row["TPR at 1 %"], audit[method]["lira"]["all"]["tpr"]["0.01"]), row
+      for column, (attack, selection) in ATTACKS.items():
+        check_attack(row[column], lambda when: audit[method + when][attack][selection], row)  # noqa: B023
+        seen += 1
+  assert seen >= 4 * 25
