@@ -65,6 +65,8 @@ def main(argv: list[str]) -> None:
   del argv
   table = TABLES[FLAGS.table]
   out = _results.prepare_out(Path(FLAGS.out) / FLAGS.table)
+  if FLAGS.parts and not FLAGS.run:
+    raise ValueError(f"Expected --parts={','.join(FLAGS.parts)} without --norun, which makes the table of all parts.")
   folders = run_parts(table, FLAGS.parts, out) if FLAGS.run else [_KEPT / name for name in table.kept]
   if not folders:
     raise ValueError(f"Expected --run for --table={FLAGS.table}: none of its results are kept with the code.")

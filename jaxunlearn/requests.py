@@ -112,10 +112,20 @@ def resolve(request: Request | Interactions, interactions: Interactions) -> Inte
     ValueError: a pair is not in the data, or the request forgets every pair there is.
   """
   forget = request.resolve(interactions) if isinstance(request, Request) else request
-  retained = interactions.without(forget)  # raises, with the first five, when a pair is not there
+  retained_of(interactions, forget)
+  return forget
+
+
+def retained_of(interactions: Interactions, forget: Interactions) -> Interactions:
+  """What a request leaves.
+
+  Raises:
+    ValueError: a pair is not in the data (the first five are listed), or nothing is left.
+  """
+  retained = interactions.without(forget)
   if len(forget) and not len(retained):
     raise ValueError(
       f"Expected a request that leaves something to recommend from, got one that forgets all {len(forget)} pairs; "
       "delete the model instead."
     )
-  return forget
+  return retained

@@ -1,9 +1,12 @@
+import jax
 import numpy as np
 import pytest
 
+from jaxunlearn import models
 from jaxunlearn.data.interactions import Interactions
 from jaxunlearn.data.vocabulary import Vocabulary
 from jaxunlearn.requests import Request, resolve
+from jaxunlearn.unlearn import finetune, gradient_ascent, ifru, l2unrank, lightul, rownewton
 
 USERS = Vocabulary.from_ids(["ann", "bob", "cy"])
 ITEMS = Vocabulary.from_ids([10, 20, 30, 40])
@@ -61,6 +64,14 @@ def test_positions_without_vocabulary():
 def test_forgetting_everything_is_refused():
   with pytest.raises(ValueError, match="forgets all 5 pairs"):
     resolve(data(), data())
+
+
+@pytest.mark.parametrize("method", [finetune, gradient_ascent, ifru, l2unrank, lightul, rownewton])
+def test_forgetting_everything_is_refused_by_the_pure_functions(method):
+  model = models.bprmf()
+  params = model.init(jax.random.key(0), data().num_users, data().num_items)
+  with pytest.raises(ValueError, match="forgets all 5 pairs; delete the model"):
+    method.unlearn(jax.random.key(0), model, params, data(), data())
 
 
 def test_interactions_that_were_never_trained_are_named():

@@ -40,8 +40,9 @@ def bandwagon(
 ) -> Scenario:
   """Spam: fake profiles that join unpopular target items with what everyone likes; all of them are to be forgotten.
 
-  A fake user has every target, `num_popular` of the most popular items (of twice as many, at random) and random fillers
-  up to the median degree of real users. Fake users come after the real ones on the user axis and have no test pairs.
+  A fake user has every target, `num_popular` of the most popular items (of twice as many and `num_targets`, at random)
+  and random fillers up to the median degree of real users. Fake users come after the real ones on the user axis and
+  have no test pairs.
 
   Args:
     rng: of targets and profiles.

@@ -36,8 +36,10 @@ class Stored(struct.PyTreeNode):
 
 def _ridge(problem: Problem, count: jax.Array, block: jax.Array, live: jax.Array) -> jax.Array:
   """The diagonal that L2 and damping add; 1 for a row without any term, which then stays where it is."""
-  ridge = (problem.l2 + problem.damping) * count
-  return jnp.where(live & (ridge + jnp.trace(block, axis1=1, axis2=2) > 0), ridge, 1.0)
+  trace = jnp.trace(block, axis1=1, axis2=2)
+  # WMF's items without a pair have unobserved entries only, whose block may be singular; they are at its minimum.
+  ridge = jnp.where(count > 0, (problem.l2 + problem.damping) * count, 1e-6 * trace)
+  return jnp.where(live & (ridge + trace > 0), ridge, 1.0)
 
 
 def factor_blocks(block: jax.Array, ridge: jax.Array) -> jax.Array:

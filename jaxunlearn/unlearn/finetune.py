@@ -13,6 +13,7 @@ import jax
 from jaxunlearn._validate import check_finite, check_positive
 from jaxunlearn.base import Model, Params, Unlearner, UnlearnResult
 from jaxunlearn.data.interactions import Interactions
+from jaxunlearn.requests import retained_of
 from jaxunlearn.train import TrainConfig, fit
 from jaxunlearn.unlearn.retrain import ModelState, post_hoc
 
@@ -69,7 +70,7 @@ def unlearn(
   config, training = config or FinetuneConfig(), train_config or TrainConfig()
   check_finite("params", params)
   start = time.perf_counter()
-  retained = interactions.without(forget)
+  retained = retained_of(interactions, forget)
   if not len(forget):
     return UnlearnResult(ModelState(params, interactions), {"num_forgotten": 0, "seconds": 0.0})
   rate = training.learning_rate if config.learning_rate is None else config.learning_rate

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jaxunlearn._validate import check_finite, check_positive
 from jaxunlearn.base import Batch, Context, Model, Params, Unlearner, UnlearnResult
 from jaxunlearn.data.interactions import Interactions, PaddedInteractions, capacity_for
+from jaxunlearn.requests import retained_of
 from jaxunlearn.sampling import sample_negatives, users_batch
 from jaxunlearn.train import TrainConfig
 from jaxunlearn.unlearn.retrain import ModelState, post_hoc
@@ -157,7 +158,7 @@ def unlearn(
     raise ValueError(f"Expected a model that is trained, got {model.name!r}, which has no loss; use retrain instead.")
   check_finite("params", params)
   start = time.perf_counter()
-  retained = interactions.without(forget)
+  retained = retained_of(interactions, forget)
   if not len(forget):
     return UnlearnResult(ModelState(params, interactions), {"num_forgotten": 0, "seconds": 0.0})
   capacity = capacity_for(len(interactions))

@@ -18,6 +18,7 @@ from jaxunlearn import linalg
 from jaxunlearn._validate import check_choice, check_finite, check_fraction, check_non_negative, check_positive
 from jaxunlearn.base import Model, Params, Unlearner, UnlearnResult
 from jaxunlearn.data.interactions import Interactions, capacity_for
+from jaxunlearn.requests import retained_of
 from jaxunlearn.train import TrainConfig
 from jaxunlearn.unlearn import _curvature, _influence, _pair_curvature
 from jaxunlearn.unlearn._importance import pruned_scope
@@ -142,7 +143,7 @@ def unlearn(
     )
   check_finite("params", params)
   start = time.perf_counter()
-  retained = interactions.without(forget)
+  retained = retained_of(interactions, forget)
   if not len(forget):
     return UnlearnResult(ModelState(params, interactions), {"num_forgotten": 0, "seconds": 0.0})
   problem, static, info = _problem(key, model, params, interactions, retained, forget, config)
@@ -310,6 +311,8 @@ def ifru(
     config = IFRUConfig.preset(
       model.name, user_weight_power=training.user_weight_power, avoid_positives=training.avoid_positives
     )
+    if model.name == "neumf":  # its loss weighs a positive against so many; BPR's is a mean over them
+      config = dataclasses.replace(config, num_negatives=training.num_negatives)
 
   def forget_pairs(key: jax.Array, state: ModelState, forget: Interactions) -> UnlearnResult:
     return unlearn(key, model, state.params, state.interactions, forget, config)

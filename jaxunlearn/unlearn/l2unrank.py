@@ -16,6 +16,7 @@ from jaxunlearn import linalg
 from jaxunlearn._validate import check_finite
 from jaxunlearn.base import Model, Params, Unlearner, UnlearnResult
 from jaxunlearn.data.interactions import Interactions
+from jaxunlearn.requests import retained_of
 from jaxunlearn.train import TrainConfig
 from jaxunlearn.unlearn._l2unrank import Report, influence_step
 from jaxunlearn.unlearn._l2unrank_config import L2UnRankConfig
@@ -109,11 +110,9 @@ def unlearn(
     raise ValueError(f"L2UnRank is defined for {', '.join(LOSSES)}, got {model.name}. Use lightul or retrain instead.")
   check_finite("params", params)
   start = time.perf_counter()
-  retained = interactions.without(forget)
+  retained = retained_of(interactions, forget)
   if not len(forget):
     return UnlearnResult(ModelState(params, retained), {"num_forgotten": 0, "seconds": 0.0})
-  if not len(retained):
-    raise ValueError(f"Expected pairs to be retained, got a request that forgets all {len(forget)}; delete the model.")
   before = model.context(interactions)
   vectors = model.encode(params, before)
   after = None if before is None else model.context(retained)

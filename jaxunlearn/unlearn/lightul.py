@@ -21,7 +21,7 @@ from jaxunlearn.data.interactions import Interactions, capacity_for
 from jaxunlearn.kmeans import kmeans, merge_small
 from jaxunlearn.metrics.completeness import completeness_auc, completeness_probe, pair_scores
 from jaxunlearn.models.frozen import vectors_model
-from jaxunlearn.requests import Request, resolve
+from jaxunlearn.requests import Request, resolve, retained_of
 from jaxunlearn.train import TrainConfig
 from jaxunlearn.unlearn import _whitening
 from jaxunlearn.unlearn.retrain import ModelState, fit_model, model_scorer
@@ -168,7 +168,7 @@ def unlearn(
   check_finite("params", params)
   start = time.perf_counter()
   capacity = capacity_for(len(interactions)) if capacity is None else capacity
-  retained = interactions.without(forget)
+  retained = retained_of(interactions, forget)
   before_context = model.context(interactions)
   before = model.encode(params, before_context)
   if not len(forget):

@@ -18,6 +18,7 @@ from jaxunlearn._validate import check_choice, check_finite, check_non_negative,
 from jaxunlearn.base import Context, Embeddings, Model, Params, Unlearner, UnlearnResult
 from jaxunlearn.data.interactions import Interactions
 from jaxunlearn.linalg import MESSAGES, NEGATIVE_CURVATURE, NON_FINITE
+from jaxunlearn.requests import retained_of
 from jaxunlearn.train import TrainConfig
 from jaxunlearn.unlearn import _rownewton
 from jaxunlearn.unlearn import _rownewton_terms as terms
@@ -150,7 +151,7 @@ def unlearn(
   family = loss_family(model)
   check_finite("params", params)
   start = time.perf_counter()
-  retained = interactions.without(forget)
+  retained = retained_of(interactions, forget)
   if not len(forget):
     return UnlearnResult(ModelState(params, interactions), {"num_forgotten": 0, "seconds": 0.0})
   problem, rows = make_problem(

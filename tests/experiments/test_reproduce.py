@@ -108,6 +108,7 @@ def test_a_table_is_run_written_and_resumed(tmp_path):
       "yelp2018-bprmf, yelp2018-wmf, yelp2018-lightgcn, got gru4rec",
     ),
     (["--table=lightul-users"], "--data_dir, or $JAXUNLEARN_DATA"),
+    (["--table=receraser-3", "--norun", "--parts=bprmf"], "without --norun"),
     (["--table=synthetic", "--norun"], "none of its results are kept"),
   ],
 )

@@ -148,3 +148,14 @@ def test_a_preset_knows_the_model_and_its_training():
   config = RowNewtonConfig.preset("bprmf", TrainConfig(user_weight_power=0.0, num_negatives=4), damping=0.5)
   assert (config.user_weight_power, config.train_negatives, config.damping) == (0.0, 4, 0.5)
   assert RowNewtonConfig.preset("neumf").damping > RowNewtonConfig.preset("bprmf").damping == 0.0
+
+
+@pytest.mark.parametrize("l2", [0.0, 0.01])
+def test_wmf_forgets_an_item_where_there_are_fewer_users_than_dimensions(l2):
+  """Nothing but unobserved entries holds such an item's row, and their block is singular: 0, its minimum, is kept."""
+  data = random_pairs(num_users=14, num_items=12, num_pairs=70)
+  model = models.wmf(models.WMFConfig(embedding_dim=24, l2=l2))
+  params = model.init(jax.random.key(0), data.num_users, data.num_items)
+  forget = data.select(data.item == 3)
+  new = unlearn(jax.random.key(1), model, params, data, forget, RowNewtonConfig(damping=1.0)).state.params
+  assert not new["item"][3].any() and np.isfinite(new["user"]).all()
