@@ -24,7 +24,7 @@ def _lightul(kind: str) -> dict[str, Part]:
       ),
       seeds=seeds,
     )  # fmt: skip
-    for model, epochs, seeds in (("bprmf", 120, 5), ("wmf", 70, 5), ("lightgcn", 150, 2))
+    for model, epochs, seeds in (("bprmf", 120, 5), ("wmf", 70, 5), ("lightgcn", 150, 3 if pairs else 2))
   }
   parts["ml-1m-neumf"] = Part(
     flags=("--dataset=ml-1m", "--models=neumf", "--epochs=20",
@@ -43,12 +43,12 @@ def _lightul(kind: str) -> dict[str, Part]:
              "--forget=$D/ml-1m/forget/intr_0.01.txt"),
       seeds=1,
     )  # fmt: skip
-    for dataset, epochs in (("gowalla", 48), ("yelp2018", 48)):
+    for dataset, seeds in (("gowalla", 2), ("yelp2018", 1)):
       parts[f"{dataset}-lightgcn"] = Part(  # a budget of epochs, not a fit: LightGCN's own takes 1,000
-        flags=(f"--dataset={dataset}", "--models=lightgcn", f"--epochs={epochs}", "--lightgcn.l2=1e-4",
+        flags=(f"--dataset={dataset}", "--models=lightgcn", "--epochs=48", "--lightgcn.l2=1e-4",
                "--methods=original,retrain,rownewton,l2unrank,ifru,gradient-ascent,finetune,lightul-wm,lightul",
                f"--forget=$D/{dataset}/forget/intr_0.01.txt"),
-        seeds=1,
+        seeds=seeds,
       )  # fmt: skip
     # Shards train models of their own: parts that stand alone. Larger batches: as many steps as a shard of ml-1m has.
     for dataset, name, methods, more in (
@@ -61,11 +61,11 @@ def _lightul(kind: str) -> dict[str, Part]:
                f"--methods={methods}", f"--forget=$D/{dataset}/forget/intr_0.01.txt"),
         seeds=1,
       )  # fmt: skip
-    for dataset in ("gowalla", "yelp2018"):
+    for dataset, seeds in (("gowalla", 2), ("yelp2018", 1)):
       parts[f"{dataset}-bprmf"] = Part(
         flags=(f"--dataset={dataset}", "--models=bprmf", *_SPARSE, f"--methods={_POST_HOC},{_OWN}",
                f"--forget=$D/{dataset}/forget/intr_0.01.txt"),
-        seeds=1,
+        seeds=seeds,
       )  # fmt: skip
   return parts
 
