@@ -143,7 +143,8 @@ def unlearn(
     and before the last step), seconds.
 
   Raises:
-    ValueError: the model is not trained; a parameter or the result is not finite; a pair was not trained on.
+    ValueError: the model is not trained; a parameter or the result is not finite; a pair was not trained on, or
+      none is left.
 
   Guarantee: none. The loss has no maximum, so the end is where the budget is; too many steps push the forgotten
   pairs below pairs that never were, which betrays them as well as leaving them does, and nothing holds the retained

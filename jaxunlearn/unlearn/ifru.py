@@ -116,7 +116,7 @@ def unlearn(
 
   Raises:
     ValueError: the model has no such loss; a parameter, a product or the result is not finite; the curvature is still
-      negative after `max_damping_raises`; a pair was not trained on.
+      negative after `max_damping_raises`; a pair was not trained on, or none is left.
   Warns:
     UserWarning: conjugate gradient hit its iteration limit. The step is the last iterate, a descent step all the same.
 

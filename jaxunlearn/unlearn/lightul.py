@@ -150,7 +150,8 @@ def unlearn(
     items, clusters, and `alone_share`, the share of forgetting users who are alone in their cluster.
 
   Raises:
-    ValueError: the score is no inner product; a vector or the result is not finite; a pair was not trained on.
+    ValueError: the score is no inner product; a vector or the result is not finite; a pair was not trained on, or none
+      is left.
 
   Guarantee: approximate; no bound is known. Rows of users and items without a forgotten pair are returned bitwise
   unchanged (over the retained graph). A user whose pairs are all forgotten keeps a whitened row; recommend() answers

@@ -117,8 +117,8 @@ def unlearn(
     iterations, residual and code (`linalg.MESSAGES`) of the conjugate gradient.
 
   Raises:
-    ValueError: a model it is not defined for; parameters or result not finite; a pair was not trained on; conjugate
-      gradient met negative curvature. The old parameters are not touched in any case.
+    ValueError: a model it is not defined for; parameters or result not finite; a pair was not trained on, or none
+      is left; conjugate gradient met negative curvature. The old parameters are not touched in any case.
 
   Guarantee: approximate; no bound is known. Rows of users and items without a forgotten pair (unless `scope` is
   "all"), and NeuMF's tower, are returned bitwise unchanged, so what these carry of the forgotten pairs stays. A user
