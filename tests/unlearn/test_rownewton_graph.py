@@ -47,18 +47,24 @@ def dense_propagation(data):
   return (np.eye(size) + adjacency + adjacency @ adjacency) / 3
 
 
-@pytest.mark.parametrize(("leading", "columns"), [(DIM, True), (2, True), (2, False)])
-def test_the_step_through_a_graph_solves_the_dense_system(monkeypatch, leading, columns):
+@pytest.mark.parametrize(
+  ("leading", "columns", "whole_users"),
+  [(DIM, True, False), (2, True, False), (2, False, False), (DIM, True, True), (2, False, True)],
+)
+def test_the_step_through_a_graph_solves_the_dense_system(monkeypatch, leading, columns, whole_users):
   """In principal axes; of a block, what is off its diagonal beyond the leading axes counts as 0."""
   if not columns:
     monkeypatch.setattr(rownewton, "has_columns", lambda rows: False)
   data, _, params = setup(GCN, num_pairs=90)
-  forget = data.select(np.arange(2, len(data), 9))
+  gone_users = np.array([2, 7]) if whole_users else np.array([], int)
+  forget = data.select(np.isin(data.user, gone_users) if whole_users else np.arange(2, len(data), 9))
   retained, num_users = data.without(forget), data.num_users
   config = dataclasses.replace(EXACT, coupling_steps=500, tolerance=1e-6, leading_axes=leading)
-  new = np.concatenate(tables(unlearn(KEY, GCN, params, data, forget, config).state.params))
+  moved = unlearn(KEY, GCN, params, data, forget, config).state.params
+  new = np.concatenate(tables(moved))
   old_spread, spread, start = dense_propagation(data), dense_propagation(retained), np.concatenate(tables(params))
-  problem, rows, static, at = parts_of(GCN, params, data, forget, "bpr")
+  fresh = {**params, "user": params["user"].at[gone_users].set(moved["user"][gone_users])}
+  problem, rows, static, at = parts_of(GCN, fresh, data, forget, "bpr")
   before = terms.Point(vectors=GCN.encode(params, GCN.context(data)), rest={})
   vectors = np.concatenate(before.vectors).astype(np.float64)
   np.testing.assert_allclose(vectors, old_spread @ start, rtol=1e-4, atol=1e-5)
@@ -73,22 +79,31 @@ def test_the_step_through_a_graph_solves_the_dense_system(monkeypatch, leading, 
   stored, first = _rownewton.store(KEY, problem, rows, at, before, static=static), 0
   kept = np.eye(DIM, dtype=bool)
   kept[:leading, :leading] = True
+  means = {}
   blocks = np.where(kept, basis.T @ np.asarray(stored.block, np.float64) @ basis, 0.0)
   for side, shift, everyone in (("user", 0, slice(0, num_users)), ("item", num_users, slice(num_users, None))):
     num, mine = int(rows[side].count), slice(first, first + int(rows[side].count))
     first += rows[side].index.shape[0]
     index = np.asarray(rows[side].index[:num]) + shift
-    curvature[everyone] = count[everyone, None, None] * np.sum(blocks[mine], axis=0) / count[index].sum()
+    means[side] = np.sum(blocks[mine], axis=0) / count[index].sum() if count[index].any() else None
+    curvature[everyone] = count[everyone, None, None] * (0.0 if means[side] is None else means[side])
     curvature[index] = blocks[mine]
     slope[index], was[index] = stored.gradient[mine] @ basis, stored.before[mine] @ basis
     was[index] += gone[index]
     inside.extend(index)
-  assert retained.item_degrees()[forget.item].all() and retained.user_degrees()[forget.user].all()
+  if whole_users:  # none of their examples is left: for the users who stay, the mean block is the items'
+    assert means["user"] is None and not retained.user_degrees()[gone_users].any()
+    staying = np.setdiff1d(np.arange(num_users), gone_users)
+    curvature[staying] = count[staying, None, None] * means["item"]
+  assert retained.item_degrees()[forget.item].all() and retained.user_degrees()[forget.user].all() != whole_users
   right = (old_spread @ was - spread @ slope + L2 * lost[:, None] * start)[inside].reshape(-1)
   system = np.einsum("ab,bij,bc->aicj", spread, curvature, spread)
   system += np.einsum("ac,ij->aicj", np.diag(L2 * count), np.eye(DIM))
   small = system[np.ix_(inside, range(DIM), inside, range(DIM))].reshape(len(right), -1)
+  emptied = np.repeat(np.isin(inside, gone_users), DIM)  # rows without examples stay where they were drawn
+  small[emptied], right[emptied] = np.eye(len(right))[emptied], 0.0
   step = np.linalg.solve(small, right).reshape(-1, DIM)
+  start[gone_users] = np.asarray(moved["user"])[gone_users] @ basis
   np.testing.assert_allclose(new[inside], (start[inside] + step) @ basis.T, rtol=2e-3, atol=2e-4 * np.abs(step).max())
 
 
