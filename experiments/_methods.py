@@ -131,7 +131,7 @@ def settings(
   fields = {field.name for field in dataclasses.fields(config)}
   known = {"user_weight_power": train.user_weight_power, "avoid_positives": train.avoid_positives}
   known["train_negatives"] = train.num_negatives
-  if method == "ifru" and model == "neumf":  # its loss weighs a positive against so many; BPR's is a mean over them
+  if method in ("ifru", "gradient-ascent") and model == "neumf":  # its loss is a sum over them, BPR's a mean
     known["num_negatives"] = train.num_negatives
   config = dataclasses.replace(config, **{n: v for n, v in known.items() if n in fields and n not in changes})
   return {"method": config}

@@ -159,7 +159,7 @@ def coupled_step(
   is_user = jnp.arange(index.shape[0]) < size
   examples = [jnp.sum(jnp.where(mask & live, own_count[:, 0], 0.0)) for mask in (is_user, ~is_user)]
   share = 1.0 / jnp.maximum(jnp.stack(examples), _TINY)
-  # Of whole users no example is left, and then there is no mean of theirs: that of the items, the same pairs' other ends.
+  # Whole users leave no example to take a mean of: then that of the items, the other ends of the same pairs.
   found_in = jnp.where(jnp.stack(examples) > 0, jnp.arange(2), jnp.arange(2)[::-1])
   mean = (stored.total[0] * share[:, None, None])[found_in]
   mean_beyond = (stored.total[1] * share[:, None])[found_in]

@@ -192,11 +192,14 @@ def gradient_ascent(
   Args:
     model: any model that is trained.
     train_config: for `fit`.
-    config: of a request.
+    config: of a request; None: the defaults, for NeuMF with as many negatives as `train_config` has.
     progress: as for `train.fit`.
   """
+  training = train_config or TrainConfig()
+  if config is None and model.name == "neumf":  # its loss weighs a positive against so many; BPR's is a mean over them
+    config = GradientAscentConfig(num_negatives=training.num_negatives)
 
   def forget_pairs(key: jax.Array, state: ModelState, forget: Interactions) -> UnlearnResult:
     return unlearn(key, model, state.params, state.interactions, forget, config)
 
-  return post_hoc("gradient_ascent", model, train_config or TrainConfig(), forget_pairs, progress=progress)
+  return post_hoc("gradient_ascent", model, training, forget_pairs, progress=progress)

@@ -246,6 +246,11 @@ def test_settings():
   assert settings("laser", "bprmf", TRAIN, {"num_groups": 2})["method"].num_groups == 2
   train = dataclasses.replace(TRAIN, user_weight_power=0.25)
   assert settings("ifru", "bprmf", train, {})["method"].user_weight_power == 0.25
+  train = dataclasses.replace(TRAIN, num_negatives=3)
+  for method in ("ifru", "gradient-ascent"):  # NeuMF's loss weighs a positive against so many, BPR's is a mean
+    for model, num_negatives in (("neumf", 3), ("bprmf", 1)):
+      assert settings(method, model, train, {})["method"].num_negatives == num_negatives
+  assert settings("gradient-ascent", "neumf", train, {"num_negatives": 2})["method"].num_negatives == 2
   assert settings("ifru", "bprmf", train, {"user_weight_power": 0.0})["method"].user_weight_power == 0.0
   with pytest.raises(ValueError, match="num_groups"):
     settings("laser", "bprmf", TRAIN, {"num_groups": 0})
