@@ -56,6 +56,7 @@ class Row:
   dataset: str
   values: Mapping[str, list[float]]
   seeds: tuple[int, ...] = ()
+  devices: tuple[Any, ...] = ()  # what each seed was measured on, None where a result does not say
 
   def mean_sd(self, metric: str) -> tuple[float, float]:
     """Mean and standard deviation over seeds; NaN for what is not known."""
@@ -77,13 +78,16 @@ def _numbers(value: Any) -> list[float]:
 def collect(results: Sequence[Mapping[str, Any]]) -> list[Row]:
   """A row for each (dataset, model, method); results that differ in their seeds are pooled.
 
-  Datasets and models are in order of appearance, methods as in `_names`. Added are
-  "completeness.auc_distance" = |AUC − Retrain's AUC|: seed by seed where "auc_retrain" has as many values as "auc" or
-  "retrain" has all of these seeds, else against the mean AUC of "retrain" on the same dataset and model; "retrain"
-  itself has none. And "efficiency.seconds": of the request, or of the fit where there was none.
+  Datasets and models are in order of appearance, methods as in `_names`. Beside what was measured a row has
+  - "completeness.auc_distance" = |AUC − Retrain's AUC|: seed by seed where the row "retrain" has the seed, else against
+    the result's own "auc_retrain", else against Retrain's mean AUC on the same dataset and model; "retrain" has none;
+  - "efficiency.retrain_ratio": Retrain's seconds by the method's, likewise seed by seed of the row "retrain", NaN where
+    the two were measured on different devices or numbers of cores. Without such a row it is what a result says;
+  - "efficiency.seconds": of the request, or of the fit where there was none.
 
   Raises:
-    ValueError: two results for one row share a seed, or a seed has two different data or forget sets.
+    ValueError: two results for one row share a seed or differ in their data; or a seed has two different data or forget
+      sets.
   """
   groups: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
   for result in results:
@@ -93,6 +97,8 @@ def collect(results: Sequence[Mapping[str, Any]]) -> list[Row]:
     seeds = [seed for member in members for seed in member["seeds"]]
     if len(set(seeds)) != len(seeds):
       raise ValueError(f"Two results of {method} on {model}, {dataset} share a seed, {sorted(seeds)}: pass one.")
+    if len({str(member.get("data_hash")) for member in members}) > 1:
+      raise ValueError(f"Results of {method} on {model}, {dataset} differ in data_hash: they cannot share a row.")
     values: dict[str, list[float]] = {}
     for member in members:
       for part in ("utility", "completeness", "efficiency"):
@@ -101,7 +107,8 @@ def collect(results: Sequence[Mapping[str, Any]]) -> list[Row]:
     spent = values.get("efficiency.unlearn_seconds") or values.get("efficiency.fit_seconds")
     if spent:
       values["efficiency.seconds"] = spent
-    rows.append(Row(method, model, dataset, values, tuple(seeds)))
+    devices = tuple(device for member in members for device in devices_of(member))
+    rows.append(Row(method, model, dataset, values, tuple(seeds), devices))
   hashes: dict[tuple[Any, ...], Any] = {}
   for result in results:
     dataset, model = result["dataset"], result["model"]
@@ -111,33 +118,57 @@ def collect(results: Sequence[Mapping[str, Any]]) -> list[Row]:
           raise ValueError(f"Results on {model}, {dataset}, seed {seed} differ in {name}: they cannot share a table.")
   places = list(dict.fromkeys((row.dataset, row.model) for row in rows))
   rows.sort(key=lambda row: (places.index((row.dataset, row.model)), rank(row.method)))
-  return [_with_distance(row, rows) for row in rows]
+  retrained = {(row.dataset, row.model): row for row in rows if row.method == "retrain"}
+  return [_with_ratio(_with_distance(row, rows), retrained.get((row.dataset, row.model))) for row in rows]
+
+
+def devices_of(result: Mapping[str, Any]) -> list[Any]:
+  """What each seed was measured on: its device, "devices" of pooled seeds that differ."""
+  return list(result.get("devices") or [result.get("device")] * len(result["seeds"]))
 
 
 def retrain_auc(rows: Sequence[Row], dataset: str, model: str) -> float | None:
   """Retrain's mean AUC there: its own row's, else the mean of the others' "auc_retrain"; None if unknown."""
   here = [row for row in rows if (row.dataset, row.model) == (dataset, model)]
   own = [v for row in here if row.method == "retrain" for v in row.values.get("completeness.auc", [])]
-  named = [v for row in here for v in row.values.get("completeness.auc_retrain", [])]
+  named = [v for row in here for v in row.values.get("completeness.auc_retrain", []) if math.isfinite(v)]
   return mean_sd(own or named)[0] if own or named else None
 
 
+def _of_seeds(row: Row | None, metric: str) -> dict[int, float]:
+  """{seed: finite value}; nothing where the values are not one a seed."""
+  values = [] if row is None else row.values.get(metric, [])
+  if row is None or len(values) != len(row.seeds):
+    return {}
+  return {seed: value for seed, value in zip(row.seeds, values, strict=True) if math.isfinite(value)}
+
+
 def _with_distance(row: Row, rows: Sequence[Row]) -> Row:
-  auc, paired = row.values.get("completeness.auc", []), row.values.get("completeness.auc_retrain", [])
+  auc = row.values.get("completeness.auc", [])
   mean = retrain_auc(rows, row.dataset, row.model)
   if not auc or mean is None or row.method == "retrain" or "completeness.auc_distance" in row.values:
     return row
-  of_seed = {
-    seed: value
-    for other in rows
-    if (other.dataset, other.model, other.method) == (row.dataset, row.model, "retrain")
-    for seed, value in zip(other.seeds, other.values.get("completeness.auc", []), strict=False)
-  }
-  if len(paired) != len(auc) and len(row.seeds) == len(auc) and of_seed.keys() >= set(row.seeds):
-    paired = [of_seed[seed] for seed in row.seeds]
-  against = paired if len(paired) == len(auc) else [mean] * len(auc)
+  place = (row.dataset, row.model, "retrain")
+  retrained = next((other for other in rows if (other.dataset, other.model, other.method) == place), None)
+  of_seed = _of_seeds(row, "completeness.auc_retrain") | _of_seeds(retrained, "completeness.auc")
+  seeds: Sequence[int | None] = row.seeds if len(row.seeds) == len(auc) else [None] * len(auc)
+  known = all(seed in of_seed for seed in seeds)  # not one seed against Retrain's and the next against the mean
+  against = [of_seed[seed] if known and seed is not None else mean for seed in seeds]
   distance = [abs(a - b) for a, b in zip(auc, against, strict=True)]
   return dataclasses.replace(row, values={**row.values, "completeness.auc_distance": distance})
+
+
+def _with_ratio(row: Row, retrain: Row | None) -> Row:
+  """× faster than the Retrain beside it: what a result says of itself was against a Retrain that may be another one."""
+  spent, trained = (_of_seeds(one, "efficiency.unlearn_seconds") for one in (row, retrain))
+  if retrain is None or row is retrain or not (spent and trained):
+    return row
+  on, beside = dict(zip(row.seeds, row.devices, strict=True)), dict(zip(retrain.seeds, retrain.devices, strict=True))
+  ratio = [
+    trained[seed] / spent[seed] if seed in spent and seed in trained and on[seed] == beside[seed] else math.nan
+    for seed in row.seeds
+  ]
+  return dataclasses.replace(row, values={**row.values, "efficiency.retrain_ratio": ratio})
 
 
 def label(metric: str) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 from absl import flags
 
-from experiments import _flags, _methods, _results
+from experiments import _flags, _methods, _report, _results
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("out", "experiments/results", "folder to write FORGET_HASH/DATASET/MODEL/METHOD/result.json in")
@@ -43,18 +43,19 @@ def _config(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def pool(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-  """One result for each (forget set, dataset, model, method, config), seeds in ascending order; `null` where one lacks
-  a metric.
+  """One result for each (data, forget set, dataset, model, method, config), seeds in ascending order; `null` where one
+  lacks a metric. "devices", one a seed, where they differ; date, command and versions are the latest's.
 
   Raises:
     ValueError: two results of one row share a seed, or one row has two configurations.
   """
   groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
   for result in results:
-    key = (str(result.get("forget_hash")), result["dataset"], result["model"], result["method"])
+    hashes = (str(result.get("data_hash")), str(result.get("forget_hash")))
+    key = (*hashes, result["dataset"], result["model"], result["method"])
     groups.setdefault(key, []).append(result)
   pooled = []
-  for (_, dataset, model, method), members in groups.items():
+  for (*_, dataset, model, method), members in groups.items():
     place = f"{method} on {model}, {dataset}"
     if any(_config(member) != _config(members[0]) for member in members):
       raise ValueError(f"Results of {place} differ in their configuration: pool them apart.")
@@ -66,6 +67,10 @@ def pool(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
       name: value for name, value in max(members, key=lambda m: str(m.get("date"))).items() if name != "info"
     }
     one["seeds"], one["info"] = sorted(seeds), {}
+    devices = [device for member in members for device in _report.devices_of(member)]
+    one.pop("devices", None)
+    if any(device != devices[0] for device in devices):
+      one["devices"] = [devices[index] for index in order]
     for part in _PARTS:
       one[part] = {}
       for name in dict.fromkeys(name for member in members for name in member[part]):

@@ -114,6 +114,33 @@ def test_distances_are_paired_by_seed():
   assert rows["x"].values["completeness.auc_distance"] == pytest.approx([0.0, 0.1])
 
 
+def test_the_retrain_of_the_row_comes_before_what_a_result_says_of_it():
+  """A pooled seed may lack "auc_retrain", or have been measured beside another Retrain than the one in the table."""
+  one = result("x", (0.5, 0.7), (0.1, 0.1))
+  one["completeness"]["auc_retrain"] = {"values": [0.65, None]}
+  rows = {row.method: row for row in _report.collect([one, result("retrain", (0.6, 0.5), (0.1, 0.1))])}
+  assert rows["x"].values["completeness.auc_distance"] == pytest.approx([0.1, 0.2])
+  (alone,) = _report.collect([one])
+  assert alone.values["completeness.auc_distance"] == pytest.approx([0.15, 0.05])  # one number is the mean of all
+
+
+def test_times_faster_is_of_the_retrain_in_the_table_on_the_same_device():
+  slow, fast = {"kind": "cpu", "cores": 1}, {"kind": "cpu", "cores": 2}
+
+  def timed(method, seconds, **changes):
+    efficiency = {"unlearn_seconds": {"values": seconds}, "retrain_ratio": {"values": [9.0] * len(seconds)}}
+    return result(method, (0.5, 0.5), (0.1, 0.1), efficiency=efficiency, **changes)
+
+  retrain = timed("retrain", [20.0, 40.0], device=fast)
+  results = [retrain, timed("a", [2.0, 5.0], device=fast), timed("b", [2.0, 5.0], devices=[fast, slow], device=fast)]
+  rows = {row.method: row.values["efficiency.retrain_ratio"] for row in _report.collect(results)}
+  assert rows["a"] == pytest.approx([10.0, 8.0])
+  assert rows["b"] == pytest.approx([10.0, math.nan], nan_ok=True)
+  assert _report.collect(results[1:2])[0].values["efficiency.retrain_ratio"] == [9.0, 9.0]  # as far as is known
+  with pytest.raises(ValueError, match="differ in data_hash"):
+    _report.collect([result("a", (0.5,), (0.1,), (0,)), result("a", (0.5,), (0.1,), (1,), data_hash="other")])
+
+
 def test_seconds_and_compilation():
   fit = {"fit_seconds": 3.0, "compile_seconds": 1.0}
   several = {"fit_seconds": 3.0, "unlearn_seconds": {"values": [2.0, 4.0]}, "compile_seconds": {"values": [9.0, 0.0]}}

@@ -57,7 +57,7 @@ def test_seeds_are_pooled_in_order_and_tables_stay_the_same(pool):
   assert retrain["seeds"] == [0, 1] and retrain["info"] == {}
   assert retrain["utility"]["ndcg@20"]["values"] == [0.4, 0.3]
   assert retrain["utility"]["ndcg@20"]["mean"] == pytest.approx(0.35)
-  assert retrain["efficiency"]["unlearn_seconds"]["values"] == [None, 10.0]
+  assert retrain["efficiency"]["unlearn_seconds"]["values"] == [None, 10.0] and "devices" not in retrain
   assert retrain["efficiency"]["unlearn_seconds"]["mean"] == 10.0  # of the seed that has one
   assert (first["forget_hash"], second["forget_hash"]) == ("f" * 64, "e" * 64)
   same = CELLS[:3]
@@ -94,3 +94,13 @@ def test_as_a_command(tmp_path):
   kept = _results.load_results(tmp_path / "kept")
   assert len(kept) == 3 and all(math.isfinite(one["utility"]["ndcg@20"]["mean"]) for one in kept)
   assert (tmp_path / "kept" / "ffffffff" / "ml-1m" / "bprmf" / "retrain" / "result.json").stat().st_size < 3000
+
+
+def test_pooled_seeds_remember_what_they_were_measured_on_and_never_mix_data(pool):
+  one, two = {"kind": "cpu", "cores": 1}, {"kind": "cpu", "cores": 2}
+  cells = [cell("retrain", seed, 0.3, 0.5, 9.0, device=device) for seed, device in ((1, one), (0, two))]
+  (made,) = pool(cells)
+  assert made["devices"] == [two, one]
+  (again,) = pool([made, cell("retrain", 2, 0.3, 0.5, 9.0, device=one)])
+  assert again["devices"] == [two, one, one] and _report.collect([again])[0].devices == (two, one, one)
+  assert len(pool([cells[0], {**cells[1], "data_hash": "e" * 64}])) == 2
