@@ -26,7 +26,7 @@ _COLUMNS = {"utility.ndcg@20": "NDCG@20", "completeness.auc": "AUC"}
 def table(kept: Path = KEPT) -> str:
   """A Markdown table: 1 % of the interactions of ml-1m forgotten, a row a method.
 
-  In bold what lies within two of Retrain's standard deviations of Retrain, for the attack within its interval of 0.5.
+  In bold what lies in the noise floor of Retrain (`_reproductions.verdict`), for the attack within its interval of 0.5.
 
   Args:
     kept: a folder as experiments/results.

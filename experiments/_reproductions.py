@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from scipy import stats
+
 from experiments import _names, _report
 from experiments._report import Row
 
@@ -67,18 +69,35 @@ def _printed() -> Mapping[str, Any]:
   return json.loads(_PRINTED.read_text(encoding="utf-8"))
 
 
-def verdict(row: Row, retrain: Row | None, metric: str) -> str:
-  """Where a mean lies beside Retrain's: "inside" ± 2 of Retrain's standard deviations over seeds, "above", "below".
+def floor(retrain: Row, metric: str, num_seeds: int) -> tuple[float, float]:
+  """Retrain's noise floor for a mean over `num_seeds`: its mean, and how far chance takes another Retrain's mean.
 
-  "–" for Retrain itself and the original, and where Retrain has too few seeds to have a spread: the noise floor is the
-  difference that another seed makes.
+  t(0.975, m − 1) · sd · √(1/num_seeds + 1/m) of m seeds of Retrain: in 95 of 100 cases a mean over that many more seeds
+  of Retrain itself is nearer. NaN for one seed. Of few seeds it is wide, as it has to be: twice the sd would shut out
+  three such means in ten where both have two seeds.
+  """
+  values = [value for value in retrain.values.get(metric, []) if math.isfinite(value)]
+  mean, sd = retrain.mean_sd(metric)
+  if len(values) < 2 or not num_seeds:
+    return mean, math.nan
+  return mean, float(stats.t.ppf(0.975, len(values) - 1)) * sd * math.sqrt(1 / num_seeds + 1 / len(values))
+
+
+def verdict(row: Row, retrain: Row | None, metric: str) -> str:
+  """Where a mean lies beside Retrain's: "inside" its noise floor, "above" or "below" it.
+
+  "–" for Retrain itself and the original, for one seed of Retrain, and for a mean within the floor of two: two seeds
+  can show that a method is far from Retrain, not that it is near.
   """
   if retrain is None or row.method in ("original", "retrain"):
     return "–"
-  value, (mean, sd) = row.mean_sd(metric)[0], retrain.mean_sd(metric)
-  if not (math.isfinite(value) and math.isfinite(sd)):
+  value, num_seeds = row.mean_sd(metric)[0], len(row.values.get(metric, []))
+  mean, width = floor(retrain, metric, num_seeds)
+  if not (math.isfinite(value) and math.isfinite(width)):
     return "–"
-  return "inside" if abs(value - mean) <= 2 * sd else "above" if value > mean else "below"
+  if abs(value - mean) <= width:
+    return "inside" if len(retrain.values[metric]) > 2 else "–"
+  return "above" if value > mean else "below"
 
 
 def lines(rows: Sequence[Row], table: Table) -> tuple[list[str], list[list[str]]]:

@@ -1,12 +1,14 @@
 """The papers' tables: the numbers beside ours, what lies inside Retrain's noise, and the command that runs a part."""
 
+import math
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from experiments import _report, _results
-from experiments._reproductions import lines, verdict
+from experiments._reproductions import floor, lines, verdict
 from experiments._tables import TABLES
 from tests import scripts
 from tests.scripts import ROOT
@@ -18,21 +20,41 @@ def row(method, values, metric="utility.ndcg@20"):
   return _report.Row(method, "bprmf", "ml-1m", {metric: values}, tuple(range(len(values))))
 
 
+def test_the_floor_is_the_t_interval_of_a_difference_of_means():
+  retrain = row("retrain", [0.36, 0.37, 0.38])  # mean 0.37, standard deviation 0.01
+  mean, width = floor(retrain, "utility.ndcg@20", 6)
+  assert (mean, width) == (pytest.approx(0.37), pytest.approx(4.302653 * 0.01 * math.sqrt(1 / 6 + 1 / 3), rel=1e-5))
+
+
 @pytest.mark.parametrize(
   ("values", "wanted"),
-  [([0.36, 0.38], "inside"), ([0.387, 0.391], "inside"), ([0.40, 0.40], "above"), ([0.33, 0.35], "below"),
+  [([0.36, 0.38], "inside"), ([0.405, 0.409], "inside"), ([0.412, 0.412], "above"), ([0.32, 0.33], "below"),
    ([float("nan")], "–")],
 )  # fmt: skip
-def test_a_mean_is_inside_two_standard_deviations_of_retrain(values, wanted):
-  retrain = row("retrain", [0.36, 0.37, 0.38])  # mean 0.37, standard deviation 0.01
+def test_a_mean_is_inside_above_or_below(values, wanted):
+  retrain = row("retrain", [0.36, 0.37, 0.38])  # for two seeds 4.30 · 0.01 · √(1/2 + 1/3) = 0.0393
   assert verdict(row("ifru", values), retrain, "utility.ndcg@20") == wanted
 
 
-def test_one_seed_of_retrain_has_no_spread_and_itself_no_verdict():
+@pytest.mark.parametrize(("num_seeds", "num_retrain"), [(1, 3), (3, 3), (2, 5), (5, 5)])
+def test_a_method_that_is_retraining_is_inside_in_95_of_100_cases(num_seeds, num_retrain):
+  rng = np.random.default_rng(0)
+  drawn = [
+    verdict(row("ifru", list(rng.normal(size=num_seeds))), row("retrain", list(rng.normal(size=num_retrain))),
+            "utility.ndcg@20")
+    for _ in range(2000)
+  ]  # fmt: skip
+  assert abs(drawn.count("inside") / 2000 - 0.95) < 4 * math.sqrt(0.95 * 0.05 / 2000)
+
+
+def test_few_seeds_of_retrain_say_little_and_itself_has_no_verdict():
   assert verdict(row("ifru", [0.1]), row("retrain", [0.37]), "utility.ndcg@20") == "–"
   assert verdict(row("ifru", [0.1]), None, "utility.ndcg@20") == "–"
+  two = row("retrain", [0.36, 0.38])
   for method in ("retrain", "original"):
-    assert verdict(row(method, [0.1]), row("retrain", [0.36, 0.38]), "utility.ndcg@20") == "–"
+    assert verdict(row(method, [0.1]), two, "utility.ndcg@20") == "–"
+  assert verdict(row("ifru", [0.37, 0.37]), two, "utility.ndcg@20") == "–"  # near, as far as two seeds can tell
+  assert verdict(row("ifru", [0.17, 0.17]), two, "utility.ndcg@20") == "below"  # 12.7 · 0.014 · 1 = 0.18 away
 
 
 KEPT_TABLES = [name for name, table in TABLES.items() if table.kept]
