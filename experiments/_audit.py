@@ -54,17 +54,17 @@ class Question(NamedTuple):
     return self.base.union(self.members)
 
 
-def draw_question(dataset: Dataset, num_pairs: int, seed: int, *, held_out: str = "test") -> Question:
+def draw_question(dataset: Dataset, num_pairs: int, seed: int, *, held_out: str = "train") -> Question:
   """Random pairs of train as members, and random held-out pairs, half of them at most; the attacker knows the rest.
 
   Args:
-    dataset: with test pairs, for `held_out` "test".
+    dataset: with test pairs for `held_out` "test".
     num_pairs: members, and non-members.
     seed: of the draw.
-    held_out: "test": the test pairs, for a split that drew them as it drew train; "train": three times `num_pairs`
-      pairs of train, which no model is then trained on. Where test pairs are of another kind than train's (LightUL's
-      ml-1m has high ratings only there) any attack tells them apart, exact retraining included; "train" is right
-      whatever the split.
+    held_out: "train": three times `num_pairs` pairs of train, which no model is then trained on; right whatever the
+      split. "test": the test pairs. Where they are of another kind than train's (LightUL's ml-1m has high ratings only
+      there, a share of each user's pairs rounded down leans to the active users) any attack tells them apart, exact
+      retraining included.
 
   Raises:
     ValueError: there are not as many.

@@ -215,7 +215,8 @@ class Cells:
     reference = self.path("retrain", seed) / _results.FILE_NAME
     if method != "retrain" and reference.exists():
       retrained = _results.load_results(reference)[0]
-      completeness["auc_retrain"] = retrained["completeness"]["auc"]
+      if "auc" in retrained["completeness"]:
+        completeness["auc_retrain"] = retrained["completeness"]["auc"]
       seconds["retrain_ratio"] = _results.ratio(retrained["efficiency"]["unlearn_seconds"], outcome.seconds)
     # Retrain is compared with the Retrain of the seed before: what two seeds differ by is the noise floor.
     other = self._retrained(seed - 1 if method == "retrain" else seed)

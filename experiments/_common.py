@@ -26,6 +26,7 @@ from jaxunlearn.metrics.ranking import RankingEvaluator
 from jaxunlearn.models import CONFIGS
 from jaxunlearn.recipes import Recipe
 from jaxunlearn.train import FitResult, TrainConfig, fit, fit_with_selection
+from jaxunlearn.unlearn.lightul import LightULConfig
 
 flags.disclaim_key_flags()  # flags belong to the script that calls for them, so that its --help lists them
 
@@ -60,8 +61,18 @@ def forget_flags() -> None:
 
 
 def forget_from_flags(data: Interactions, *, seed: int) -> Interactions:
-  """The forget set that the flags name; every pair of it is checked to be in `data`."""
+  """The forget set that the flags name; every pair of it is checked to be in `data`.
+
+  Raises:
+    ValueError: flags that exclude each other; a pair that is not there.
+  """
   values = flags.FLAGS
+  first = "forget" if values.forget else "pairs" if values.pairs else None
+  ignored = [name for name in ("pairs", "by", "ratio", "selection") if values[name].present and name != first]
+  if first and ignored:
+    raise ValueError(
+      f"Expected --{first} alone, which says what is forgotten, got --{', --'.join(ignored)} too; leave one out."
+    )
   if values.pairs and not values.forget:
     return draw_pairs(np.random.default_rng(seed), data, values.pairs)
   found = read_forget(values.forget, data, by=values.by, ratio=values.ratio, selection=values.selection, seed=seed)
@@ -101,8 +112,22 @@ def define_model_flags(prefix: str = "") -> None:
     _flags.define(f"{prefix}{name}", config())
 
 
+def define_lightul_flags() -> None:
+  """--lightul.*; what LightUL minimises is named by --objective(s), whether it has phantoms by the method."""
+  _flags.define("lightul", LightULConfig(), without=("objective", "phantoms"))
+
+
 def override(recipe: Recipe, model: str) -> Recipe:
-  """The recipe with the command line's changes."""
+  """The recipe with the command line's changes.
+
+  Raises:
+    ValueError: --epochs and --train.num_epochs both say how long to train.
+  """
+  values = flags.FLAGS
+  if "epochs" in values and values.epochs and values["train.num_epochs"].present:
+    raise ValueError(
+      f"Expected --epochs or --train.num_epochs, got both, {values.epochs} and {values['train.num_epochs'].value}."
+    )
   config = recipe.model_config
   if config is not None:
     config = dataclasses.replace(config, **present(model))
@@ -164,6 +189,7 @@ def cached_vectors(path: Path, make: Callable[[], Embeddings]) -> Embeddings:
   return cast(Embeddings, found)
 
 
+_FEWEST = 20  # forgotten pairs that an AUC is taken of: of one pair it is 0 or 1, of twenty its sampling sd is 0.09
 _ACTIVE = 0.05  # share of the users that counts as active, CURE4Rec's
 
 
@@ -173,21 +199,32 @@ class Measure:
   Utility: full ranking, masking all of the original train pairs, forgotten ones included, so that every model ranks
   the same candidates; active_ndcg@20 is of the twentieth of the users with the most train pairs, inactive_ndcg@20 of
   the others: their difference is CURE4Rec's unfairness, before it is weighed by shards. Completeness: all forgotten
-  pairs against as many retained ones, drawn once from `probe_seed`.
+  pairs against as many retained ones, drawn once from `probe_seed`; of fewer than twenty there is none, it would be a
+  matter of chance.
+
+  Args:
+    dataset: with test pairs.
+    forgotten: pairs of its train part; None: no completeness.
+    mask: pairs that are no recommendations; None: all of train. A script that holds pairs back passes those too: a
+      model that ranks them high is right.
+    probe_seed: of the retained pairs.
   """
 
-  def __init__(self, dataset: Dataset, forgotten: Interactions | None = None, *, probe_seed: int = 0) -> None:
+  def __init__(
+    self, dataset: Dataset, forgotten: Interactions | None = None, *, mask: Interactions | None = None,
+    probe_seed: int = 0,
+  ) -> None:  # fmt: skip
     if dataset.test is None:
       raise ValueError(f"Expected a dataset with test pairs, got {dataset!r}.")
-    self.ranking = RankingEvaluator(dataset.test, mask=dataset.train, ks=KS)
+    self.ranking = RankingEvaluator(dataset.test, mask=dataset.train if mask is None else mask, ks=KS)
     degree = dataset.train.user_degrees()[self.ranking.users]
     self.active = np.argsort(np.argsort(-degree, kind="stable"), kind="stable") < max(1, round(_ACTIVE * degree.size))
     self.probe: Probe | None = None
-    if forgotten is not None:
+    if forgotten is not None and len(forgotten) >= _FEWEST:
       self.probe = completeness_probe(np.random.default_rng(probe_seed), dataset.train.without(forgotten), forgotten)
 
   def __call__(self, scorer: Scorer) -> tuple[dict[str, float], dict[str, float]]:
-    """({"ndcg@20": …}, {"auc": …}); the second is empty without a forget set."""
+    """({"ndcg@20": …}, {"auc": …}); the second is empty without a forget set, or with one of a few pairs."""
     return self.utility(scorer), {} if self.probe is None else {"auc": completeness_auc(scorer, self.probe)}
 
   def utility(self, scorer: Scorer, **groups: np.ndarray) -> dict[str, float]:

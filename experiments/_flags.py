@@ -151,7 +151,9 @@ def _read(flag_values: flags.FlagValues, flag: str) -> Any:
   return flag_values[flag].value
 
 
-def define(name: str, config: Config, *, flag_values: flags.FlagValues = flags.FLAGS) -> Callable[[], Config]:
+def define(
+  name: str, config: Config, *, without: Sequence[str] = (), flag_values: flags.FlagValues = flags.FLAGS
+) -> Callable[[], Config]:
   """Makes a flag `--name.field` for each field of a dataclass, its value in `config` being the default.
 
   Fields of type int, float, bool, str, Literal, tuples of these, and each of them or None become flags; a field that is
@@ -161,6 +163,7 @@ def define(name: str, config: Config, *, flag_values: flags.FlagValues = flags.F
   Args:
     name: prefix; "" for none.
     config: an instance of a dataclass.
+    without: fields that get no flag, since something else decides them.
     flag_values: where to define them; for tests.
 
   Returns:
@@ -171,7 +174,7 @@ def define(name: str, config: Config, *, flag_values: flags.FlagValues = flags.F
   prefix = f"{name}." if name else ""
   readers: dict[str, Callable[[], Any]] = {}
   for field in dataclasses.fields(cls):
-    if not field.init:
+    if not field.init or field.name in without:
       continue
     flag, default, hint = prefix + field.name, getattr(config, field.name), hints[field.name]
     text = field.metadata.get("help") or comments.get(field.name) or f"{field.name} of {cls.__name__}"
@@ -295,7 +298,8 @@ def run(
     try:
       return main(argv[1:])
     except KeyboardInterrupt:
-      _die(130, f"\n{interrupted}")
+      anew = "overwrite" in flags.FLAGS and flags.FLAGS.overwrite
+      _die(130, f"\n{interrupted}{' Without --overwrite, which removes what is done.' if anew else ''}")
     except (ValueError, OSError) as error:
       if flags.FLAGS.debug:
         traceback.print_exc()

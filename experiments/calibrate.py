@@ -50,7 +50,7 @@ flags.DEFINE_string("out", "runs/calibrate", "folder for result.json and what re
 flags.DEFINE_boolean("overwrite", False, "remove what --out keeps first")
 flags.DEFINE_boolean("quiet", False, "no progress bar, no table")
 _common.define_model_flags()
-_flags.define("lightul", LightULConfig())
+_common.define_lightul_flags()
 for _name, (_, _config) in POST_HOC.items():
   _flags.define(_name, _config)
 
@@ -83,7 +83,7 @@ def main(argv: list[str]) -> None:
   progress = None if not FLAGS.quiet and sys.stderr.isatty() else False
   fitted = _common.timed_fit(key, model, train, config, folder=out / "fit", progress=progress)
   state = ModelState(fitted.value.params, train)
-  measure = _common.Measure(dataclasses.replace(dataset, train=train, timestamp=None))
+  measure = _common.Measure(dataclasses.replace(dataset, train=train, timestamp=None), mask=dataset.train)
   found = {
     label: _identity.kept(
       out / "found" / f"{label}.json",

@@ -22,7 +22,7 @@ from experiments._methods import LIGHTUL, METHODS, OWN_FIT, POST_HOC, settings, 
 from jaxunlearn._validate import check_choice
 from jaxunlearn.models import CONFIGS
 from jaxunlearn.recipes import RECIPES, recipe
-from jaxunlearn.unlearn.lightul import OBJECTIVES, LightULConfig
+from jaxunlearn.unlearn.lightul import OBJECTIVES
 
 FLAGS = flags.FLAGS
 _common.data_flags("synthetic")
@@ -54,7 +54,7 @@ flags.DEFINE_boolean("overwrite", False, "remove the cells of these models in --
 flags.DEFINE_boolean("quiet", False, "no progress bar, no table")
 _common.define_model_flags()
 _common.define_model_flags("shards.")
-_flags.define("lightul", LightULConfig())
+_common.define_lightul_flags()
 for _name, _config in METHOD_CONFIGS.items():
   _flags.define(_name, _config)
 

@@ -45,7 +45,7 @@ flags.DEFINE_boolean("quiet", False, "no progress bar, no text: only files")
 _synthetic = _flags.define("synthetic", SyntheticConfig())
 _flags.define("train", TrainConfig())
 _flags.define("bprmf", BPRMFConfig())
-_flags.define("lightul", LightULConfig())
+_common.define_lightul_flags()
 
 METHODS = ("original", "retrain", "lightul-wm", "lightul")
 COLUMNS = (

@@ -84,8 +84,10 @@ def main(argv: list[str]) -> None:
   places = _stream.reference_places(len(requests), FLAGS.references)
   measured = {*range(FLAGS.every, len(requests), FLAGS.every), *places, len(requests)}
   streams: dict[str, Any] = {}
+  methods: dict[str, Any] = {}
   for method in sorted(set(FLAGS.methods), key=_names.rank):
     chosen = settings(method, FLAGS.model, config, _common.present(method))["method"]
+    methods[method] = {"method": chosen}
     unlearner = POST_HOC[method][0](model, config, chosen, progress=False)
     streams[method] = _stream.run_stream(unlearner, key, state, requests, along, measured, progress=not hide)
   before = along(model_scorer(model, state), len(requests))
@@ -110,7 +112,8 @@ def main(argv: list[str]) -> None:
     "dataset": dataset.name,
     "data_hash": dataset.train.digest(),
     "forget_hash": along.forgotten[-1].digest(),
-    "config": {"model": how.model_config, "train": config},
+    "config": {"model": how.model_config, "train": config, "seed": FLAGS.seed},
+    "methods": methods,
     **_results.provenance(),
   }
   files = [_results.write_result(out, result), *_stream.draw(streams, references, out / "plot")]

@@ -40,7 +40,7 @@ flags.DEFINE_enum(
   "objective", "preserve", list(OBJECTIVES), "LightUL's objective; --lightul.* change single values of it"
 )
 flags.DEFINE_boolean("quiet", False, "no progress bar, no table")
-_flags.define("lightul", LightULConfig())
+_common.define_lightul_flags()
 for _name in POST_HOC:
   _flags.define(_name, METHOD_CONFIGS[_name])
 
@@ -110,7 +110,8 @@ def main(argv: list[str]) -> None:
   )
   completeness, efficiency = dict(outcome.completeness), {"unlearn_seconds": outcome.seconds}
   if reference is not None:
-    completeness["auc_retrain"] = reference["completeness"]["auc"]
+    if "auc" in reference["completeness"]:
+      completeness["auc_retrain"] = reference["completeness"]["auc"]
     efficiency["retrain_ratio"] = _results.ratio(reference["efficiency"]["unlearn_seconds"], outcome.seconds)
   result = _results.make_result(
     method=FLAGS.method,
@@ -124,7 +125,7 @@ def main(argv: list[str]) -> None:
       "compile_seconds": outcome.compile_seconds,
       "peak_memory_mb": _results.peak_memory_mb(),
     },
-    info=outcome.info,
+    info={**outcome.info, "request_seed": seed},
   )
   state = outcome.state
   kept = state.params if isinstance(state, ModelState) else {"user": state.vectors.user, "item": state.vectors.item}

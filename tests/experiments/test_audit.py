@@ -26,7 +26,7 @@ CONFIG = TrainConfig(num_epochs=60, batch_size=128, learning_rate=2e-2)
 def audited(tmp_path_factory):
   """A question, the shadow models' scores of it, and their folder."""
   folder = tmp_path_factory.mktemp("audit")
-  question = _audit.draw_question(DATASET, 60, seed=1)
+  question = _audit.draw_question(DATASET, 60, seed=1, held_out="test")
   return (
     question,
     *_audit.shadow_scores(jax.random.key(0), MODEL, CONFIG, question, 16, folder, 0, progress=False),
@@ -35,7 +35,7 @@ def audited(tmp_path_factory):
 
 
 def test_the_pairs_in_question():
-  question = _audit.draw_question(DATASET, 60, seed=3)
+  question = _audit.draw_question(DATASET, 60, seed=3, held_out="test")
   assert len(question.members) == len(question.non_members) == 60
   assert DATASET.train.contains(question.members).all() and not question.base.contains(question.members).any()
   assert DATASET.test.contains(question.non_members).all() and not question.known.contains(question.non_members).any()

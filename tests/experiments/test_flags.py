@@ -55,6 +55,14 @@ def parse(*words: str) -> Config:
   return build()
 
 
+def test_a_field_that_something_else_decides_gets_no_flag():
+  values = flags.FlagValues()
+  build = _flags.define("train", Config(epochs=7), without=("epochs", "mode"), flag_values=values)
+  assert "train.rate" in values and "train.epochs" not in values and "train.mode" not in values
+  values(["script", "--train.rate=0.5"])
+  assert build() == Config(epochs=7, rate=0.5)
+
+
 def test_defaults():
   assert parse() == Config()
 
@@ -161,6 +169,7 @@ class TrainConfig:
 
 build = _flags.define("train", TrainConfig())
 DATASET = flags.DEFINE_string("dataset", "ml-1m", "which data")
+flags.DEFINE_boolean("overwrite", False, "remove what is there")
 
 def main(arguments):
   print(build(), DATASET.value, arguments)
@@ -216,6 +225,11 @@ def test_script_help_lists_every_flag_with_its_default(script):
     (["--train.num_epochs=0"], 1, "Error: Expected num_epochs=0 > 0."),
     (["--dataset=missing"], 1, "Error: [Errno 2] No such file or directory: '/nowhere/file'"),
     (["--dataset=interrupt"], 130, "Interrupted: state saved; the same command resumes."),
+    (
+      ["--dataset=interrupt", "--overwrite"],
+      130,
+      "Interrupted: state saved; the same command resumes. Without --overwrite, which removes what is done.",
+    ),
   ],
 )
 def test_script_failures_are_one_line(script, words, code, message):

@@ -204,6 +204,10 @@ def test_wrong_input_is_one_line(fitted, call_all, folder):
     "fit --dataset=ml-1m --data_dir=data --out=file/deeper": ["Cannot write results to file/deeper"],
     "fit --dataset=yelp2018 --data_dir=data --nodownload --out=runs/never": ["Found no yelp2018", "data/yelp2018"],
     "fit --train.num_epochs=0 --out=runs/never": ["num_epochs=0"],
+    "compare --epochs=3 --train.num_epochs=4 --out=runs/never": ["--epochs or --train.num_epochs", "both, 3 and 4"],
+    "audit --train.num_epochs=4 --out=runs/never": ["both, 60 and 4"],
+    f"{unlearn} --run=runs/a --forget=data/forget.txt --pairs=3 --by=user": ["--forget alone", "--pairs, --by too"],
+    f"{unlearn} --run=runs/a --pairs=3 --ratio=0.1": ["--pairs alone", "--ratio too"],
     f"{unlearn} --run=runs/nowhere": ["runs/nowhere"],
     f"{unlearn} --run=runs/a --forget=absent.txt": ["not", f"(7, {absent})"],
     f"{unlearn} --run=runs/a --forget=malformed.txt": ["malformed.txt, line 2", "four"],
@@ -259,7 +263,8 @@ def test_one_pair_is_drawn(fitted, call, folder):
   assert code == 0, err
   train = read_pairs(folder / "data" / "ml-1m" / "train.txt", num_users=NUM_USERS, num_items=NUM_ITEMS)
   result = result_of(folder / "runs" / "one")
-  assert result["info"]["num_forgotten"] == 1
+  assert result["info"]["num_forgotten"] == 1 and result["info"]["request_seed"] == 4
+  assert result["completeness"] == {}  # an AUC of one pair would be 0 or 1
   assert result["forget_hash"] == _common.draw_pairs(np.random.default_rng(4), train, 1).digest()
   assert result["config"]["method"]["num_epochs"] == 1
 

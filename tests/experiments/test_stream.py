@@ -120,6 +120,7 @@ def test_a_stream_of_users_as_a_command(tmp_path):
   assert "releff@20" not in points[1] and "releff@20" in found["stream"]["rownewton"]["joint"]
   assert sum(found["stream"]["rownewton"]["compiled"][1:]) == 0
   assert "RelEff@20" in out
+  assert found["methods"]["rownewton"]["method"]["num_rounds"] == 1 and found["config"]["seed"] == 0
   code, _, err = run(tmp_path, f"{command} --pairs=3")
   assert code == 1 and "--by=user" in err
 
