@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from scipy import stats
+from scipy import special
 
 from experiments import _names, _report
 from experiments._report import Row
@@ -80,7 +80,7 @@ def floor(retrain: Row, metric: str, num_seeds: int) -> tuple[float, float]:
   mean, sd = retrain.mean_sd(metric)
   if len(values) < 2 or not num_seeds:
     return mean, math.nan
-  return mean, float(stats.t.ppf(0.975, len(values) - 1)) * sd * math.sqrt(1 / num_seeds + 1 / len(values))
+  return mean, float(special.stdtrit(len(values) - 1, 0.975)) * sd * math.sqrt(1 / num_seeds + 1 / len(values))
 
 
 def verdict(row: Row, retrain: Row | None, metric: str) -> str:
