@@ -121,12 +121,13 @@ def override(recipe: Recipe, model: str) -> Recipe:
   """The recipe with the command line's changes.
 
   Raises:
-    ValueError: --epochs and --train.num_epochs both say how long to train.
+    ValueError: --train.num_epochs is given where --epochs says how long to train.
   """
   values = flags.FLAGS
   if "epochs" in values and values.epochs and values["train.num_epochs"].present:
     raise ValueError(
-      f"Expected --epochs or --train.num_epochs, got both, {values.epochs} and {values['train.num_epochs'].value}."
+      f"Expected no --train.num_epochs={values['train.num_epochs'].value}: --epochs={values.epochs} says how long "
+      "every training is; set --epochs."
     )
   config = recipe.model_config
   if config is not None:

@@ -38,7 +38,7 @@ from jaxunlearn.data.interactions import Interactions
 from jaxunlearn.models import CONFIGS
 from jaxunlearn.recipes import recipe
 from jaxunlearn.unlearn._partitions import pretrained
-from jaxunlearn.unlearn.lightul import LightULConfig
+from jaxunlearn.unlearn.lightul import LightULConfig, lightul
 from jaxunlearn.unlearn.retrain import ModelState, model_scorer
 
 FLAGS = flags.FLAGS
@@ -77,6 +77,8 @@ def main(argv: list[str]) -> None:
     check_choice("methods", variant(method)[0], METHODS)
   how = _common.override(recipe(FLAGS.model), FLAGS.model)
   model, config = how.model(FLAGS.model), dataclasses.replace(how.train_config, num_epochs=FLAGS.epochs)
+  if {variant(method)[0] for method in FLAGS.methods} & set(LIGHTUL):
+    lightul(model)  # raises where it is not defined: now, not after the shadow models
   dataset = _common.load_dataset()
   question = _audit.draw_question(dataset, FLAGS.num_pairs, FLAGS.seed, held_out=FLAGS.held_out)
   everything = dataset.train
@@ -118,8 +120,8 @@ def main(argv: list[str]) -> None:
   for label in sorted(set(FLAGS.methods), key=_names.rank):
     method, _, own = variant(label)
     if method in LIGHTUL:
-      lightul = LightULConfig.preset("preserve", FLAGS.model, **{**_common.present("lightul"), **own})
-      configs: dict[str, Any] = {"method": lightul}
+      chosen_lightul = LightULConfig.preset("preserve", FLAGS.model, **{**_common.present("lightul"), **own})
+      configs: dict[str, Any] = {"method": chosen_lightul}
     else:
       changes = {**_common.present(method), **own}
       configs = settings(method, FLAGS.model, config, changes, shard_epochs=FLAGS.shard_epochs)

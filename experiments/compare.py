@@ -22,7 +22,7 @@ from experiments._methods import LIGHTUL, METHODS, OWN_FIT, POST_HOC, settings, 
 from jaxunlearn._validate import check_choice
 from jaxunlearn.models import CONFIGS
 from jaxunlearn.recipes import RECIPES, recipe
-from jaxunlearn.unlearn.lightul import OBJECTIVES
+from jaxunlearn.unlearn.lightul import OBJECTIVES, lightul
 
 FLAGS = flags.FLAGS
 _common.data_flags("synthetic")
@@ -64,6 +64,9 @@ def main(argv: list[str]) -> None:
   del argv
   out = _results.prepare_out(FLAGS.out)
   _common.use_compilation_cache()
+  for name in ("models", "methods", "objectives"):
+    if not getattr(FLAGS, name):
+      raise ValueError(f"Expected --{name}=… to name one at least, got an empty list.")
   for name, choices in (("models", CONFIGS), ("objectives", OBJECTIVES)):
     for value in getattr(FLAGS, name):
       check_choice(name, value, choices)
@@ -72,6 +75,8 @@ def main(argv: list[str]) -> None:
   for name, how in recipes.items():
     for method in set(base.values()) & POST_HOC.keys():
       POST_HOC[method][0](how.model(name), how.train_config)  # raises where it is not defined: now, not after hours
+    if set(base.values()) & set(LIGHTUL):
+      lightul(how.model(name))  # likewise
     for method in set(base.values()) & OWN_FIT.keys():
       own = {"shard_recipe": FLAGS.shard_recipe, "shard_changes": _common.present("shards")}
       settings(method, name, how.train_config, {}, **own)  # likewise

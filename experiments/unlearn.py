@@ -39,6 +39,7 @@ flags.DEFINE_integer("seed", 0, "of the request and of a drawn forget set")
 flags.DEFINE_enum(
   "objective", "preserve", list(OBJECTIVES), "LightUL's objective; --lightul.* change single values of it"
 )
+flags.DEFINE_boolean("overwrite", False, "replace the result of another request in --out")
 flags.DEFINE_boolean("quiet", False, "no progress bar, no table")
 _common.define_lightul_flags()
 for _name in POST_HOC:
@@ -94,6 +95,9 @@ def main(argv: list[str]) -> None:
     }
   else:
     chosen = settings(FLAGS.method, run["model"], config, _common.present(FLAGS.method))
+  asked = {**identity, "config": {**identity["config"], "lightul": None, **chosen}}
+  if (out / _results.FILE_NAME).exists() and not FLAGS.overwrite:
+    _identity.check(out, _results.load_results(out)[0], {"method": FLAGS.method, **asked})
   seed = run["seed"] if FLAGS.method == "retrain" else FLAGS.seed
   folder = unfinished(out, FLAGS.method, run["fit_seconds"])
   outcome = run_request(
@@ -116,7 +120,7 @@ def main(argv: list[str]) -> None:
   result = _results.make_result(
     method=FLAGS.method,
     dataset=dataset.name,
-    **{**identity, "config": {**identity["config"], "lightul": None, **chosen}},
+    **asked,
     utility=outcome.utility,
     completeness=completeness,
     efficiency={

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def check_positive(name: str, value: float) -> None:
@@ -20,6 +21,12 @@ def check_non_negative(name: str, value: float) -> None:
   """Raises ValueError unless value >= 0."""
   if not value >= 0:
     raise ValueError(f"Expected {name}={value} >= 0.")
+
+
+def check_whole(name: str, value: Any) -> None:
+  """Raises ValueError unless value is an integer > 0."""
+  if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+    raise ValueError(f"Expected {name}={value!r} to be a whole number > 0.")
 
 
 def check_fraction(name: str, value: float, *, closed: bool = False) -> None:
@@ -35,6 +42,42 @@ def check_choice(name: str, value: Any, choices: Iterable[Any]) -> None:
     near = difflib.get_close_matches(str(value), [str(c) for c in known], n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise ValueError(f"Expected {name}={value!r} to be one of {', '.join(map(repr, known))}.{hint}")
+
+
+def check_preset(model: str, known: Iterable[str]) -> None:
+  """Raises ValueError for another spelling of a model that a preset knows: it would get the settings of none."""
+  if model not in (names := tuple(known)) and model.lower() in names:
+    raise ValueError(f"Expected model={model!r} spelt as {model.lower()!r}.")
+
+
+def check_tables(params: Any, interactions: Any) -> None:
+  """Raises ValueError unless params["user"] and ["item"] have a row for each user and item of the interactions."""
+  for name, size in (("user", interactions.num_users), ("item", interactions.num_items)):
+    table = params.get(name) if isinstance(params, Mapping) else None
+    if table is None or not jnp.shape(table) or jnp.shape(table)[0] != size:
+      got = "none" if table is None else f"shape {jnp.shape(table)}"
+      raise ValueError(
+        f"Expected params[{name!r}] with {size:,} rows, one a position of the interactions, got {got}; pass the "
+        "parameters that were trained on these interactions."
+      )
+
+
+def check_own_vectors(method: str, model: Any) -> None:
+  """Raises ValueError for vectors from elsewhere, which know the pairs that an exact method would leave out."""
+  if model.name == "frozen":
+    raise ValueError(
+      f"Expected a model that {method} can train without what is forgotten, got 'frozen': its vectors were trained "
+      "elsewhere, on all pairs. Train them anew there, or use lightul."
+    )
+
+
+def check_trained(method: str, model: Any) -> None:
+  """Raises ValueError for a model that nothing trains."""
+  if model.batches == "none":
+    raise ValueError(
+      f"Expected a model that is trained, got {model.name!r}, which has no loss for {method}; use lightul for vectors "
+      "from elsewhere, retrain for popularity."
+    )
 
 
 @jax.jit  # one program; of a leaf, not of a tree: those of shards may lie on several devices

@@ -79,7 +79,8 @@ def calibrate(
     stop: leave out what comes after the first candidate that is at or below 0.5.
 
   Raises:
-    ValueError: no candidates, an argument out of range, or held-out pairs that were trained on.
+    ValueError: no candidates, an argument out of range, interactions that are not the state's, or held-out pairs that
+      were trained on.
 
   Guarantee: none for single requests, and none against a stronger attack: on ml-1m, LightGCN, L2UnRank's preset is at
   0.505 here, and a likelihood ratio with shadow models sees its trace at 0.551. What is far from 0.5 has not forgotten
@@ -97,6 +98,12 @@ def calibrate(
     raise ValueError("Expected candidates to try, got none.")
   if not len(held_out):
     raise ValueError("Expected held_out pairs, got none; train on a part of the pairs and hold out the others.")
+  own = getattr(state, "interactions", interactions)
+  if own.digest() != interactions.digest():
+    raise ValueError(
+      f"Expected the interactions of the state, {len(own):,} pairs, got {len(interactions):,} others; pass "
+      "state.interactions."
+    )
   trained = int(interactions.contains(held_out).sum())
   if trained:
     raise ValueError(

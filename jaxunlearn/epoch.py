@@ -13,7 +13,7 @@ import optax
 from flax import struct
 
 from jaxunlearn import optimizers, sampling
-from jaxunlearn._validate import check_choice, check_fraction, check_non_negative, check_positive
+from jaxunlearn._validate import check_choice, check_fraction, check_non_negative, check_positive, check_whole
 from jaxunlearn.base import Batch, Context, Model, Params
 from jaxunlearn.data.interactions import Interactions, PaddedInteractions, capacity_for
 
@@ -39,8 +39,8 @@ class TrainConfig:
 
   def __post_init__(self) -> None:
     for name in ("num_epochs", "batch_size", "num_negatives", "eval_every", "patience", "checkpoint_every"):
-      check_positive(name, getattr(self, name))
-    check_non_negative("learning_rate", self.learning_rate)
+      check_whole(name, getattr(self, name))
+    check_positive("learning_rate", self.learning_rate)
     check_non_negative("user_weight_power", self.user_weight_power)
     check_choice("optimizer", self.optimizer, optimizers.NAMES)
     check_choice("negatives", self.negatives, ("all", "present"))

@@ -19,7 +19,7 @@ class ExactReport(NamedTuple):
     num_arrays: arrays compared.
     derived: arrays of the state that were computed from pairs which may have been forgotten since, and that training
       from scratch took over as they are (a partition made from embeddings of all pairs).
-    advice: how to be exact without that condition; "" when there is none to remove.
+    advice: how to be exact without that condition, or what to try where bits differ; "" when there is nothing to do.
   """
 
   exact: bool
@@ -72,6 +72,11 @@ def verify_exact(key: jax.Array, unlearner: Unlearner, state: State) -> ExactRep
     if derived
     else ""
   )
+  if differing:
+    advice = (
+      "The key has to be that of the fit and of all requests since; another key gives other arrays, and a state whose "
+      "fit and requests had different ones has none." + (f" {advice}" if advice else "")
+    )
   return ExactReport(not differing, differing, len(ours), derived, advice)
 
 

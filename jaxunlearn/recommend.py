@@ -39,11 +39,31 @@ def _check_axes(scorer: Scorer, users: Vocabulary, items: Vocabulary, seen: Inte
       )
 
 
-def most_popular(seen: Interactions, k: int) -> tuple[np.ndarray, np.ndarray]:
-  """Positions int32 [min(k, num_items)] of the items with most pairs, and those counts; ties by position."""
+def most_popular(seen: Interactions, k: int, *, cold_items: bool = False) -> tuple[np.ndarray, np.ndarray]:
+  """Positions int32 [≤ k] of the items with most pairs, and those counts; ties by position, cold items as asked."""
   degrees = seen.item_degrees()
   order = np.argsort(-degrees, kind="stable")[:k]
+  order = order if cold_items else order[degrees[order] > 0]
   return order.astype(np.int32), degrees[order]
+
+
+def _best_with_pairs(
+  scorer: Scorer, users: np.ndarray, k: int, mask: Interactions | None, has_pairs: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+  """`top_k_items` of the items that have pairs: of longer lists, until each holds k of them or every item."""
+  size = k
+  while True:
+    top, scores = top_k_items(scorer, users, size, mask)
+    keep = (top >= 0) & has_pairs[top]
+    if size >= scorer.num_items or (keep.sum(axis=1) >= k).all():
+      break
+    size = min(2 * size, scorer.num_items)
+  order = np.argsort(~keep, axis=1, kind="stable")[:, :k]
+  best, value, kept = (np.take_along_axis(part, order, axis=1) for part in (top, scores, keep))
+  found = np.full((len(users), k), -1, np.int32), np.full((len(users), k), -np.inf, np.float32)
+  for whole, part, empty in zip(found, (best, value), (-1, -np.inf), strict=True):
+    whole[:, : part.shape[1]] = np.where(kept, part, empty)
+  return found
 
 
 def recommend(
@@ -55,12 +75,15 @@ def recommend(
   items: Vocabulary,
   seen: Interactions | None,
   exclude_seen: bool = True,
+  cold_items: bool = False,
 ) -> Recommendations:
   """The k best items of each user, in raw ids.
 
   A user that is unknown, or has no pair left in `seen` (wholly forgotten), gets the most popular items of `seen`:
-  what remains of the vectors of a forgotten user must not be served. `seen` has to be the retained interactions for
-  this to hold, and after a request the state holds exactly those.
+  what remains of the vectors of a forgotten user must not be served. Nor must that of a forgotten item: an item
+  without a pair in `seen` is not recommended, unless asked for, since most approximate methods leave its vector near
+  where it was. `seen` has to be the retained interactions for this to hold, and after a request the state holds
+  exactly those.
 
   Args:
     scorer: what is served.
@@ -71,6 +94,8 @@ def recommend(
     seen: the retained interactions. None leaves out both the exclusion and the popularity fallback: then every user
       has to be known, and `exclude_seen` has to be False.
     exclude_seen: whether to leave out the items of the user's pairs in `seen`.
+    cold_items: whether items without a pair in `seen` may be recommended: for models that know of items by other means
+      than pairs, and where no item was forgotten.
 
   Raises:
     ValueError: k < 1; ids of the wrong kind; axes that differ; `seen` is None although something is to be excluded,
@@ -91,9 +116,13 @@ def recommend(
   scores = np.full((len(positions), k), -np.inf, np.float32)
   if not unknown.all():
     mask = seen if exclude_seen else None
-    top[~unknown], scores[~unknown] = top_k_items(scorer, positions[~unknown], k, mask)
+    if seen is None or cold_items:
+      top[~unknown], scores[~unknown] = top_k_items(scorer, positions[~unknown], k, mask)
+    else:
+      has_pairs = seen.item_degrees() > 0
+      top[~unknown], scores[~unknown] = _best_with_pairs(scorer, positions[~unknown], k, mask, has_pairs)
   if unknown.any() and seen is not None:
-    popular, counts = most_popular(seen, k)
+    popular, counts = most_popular(seen, k, cold_items=cold_items)
     top[unknown, : len(popular)], scores[unknown, : len(popular)] = popular, counts
   item_ids = np.full(top.shape, -1 if items.kind == "int" else "", items.ids.dtype)
   item_ids[top >= 0] = items.decode(top[top >= 0])

@@ -6,7 +6,7 @@ Row numbers kept from an earlier request delete the wrong rows without an error;
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -22,9 +22,10 @@ class Request:
 
   Attributes:
     pairs: (user id, item id) tuples: these pairs.
-    users: user ids: all their pairs.
+    users: user ids: all their pairs. Like the others, any iterable; it is read once.
     items: item ids: all their pairs.
-    user_vocabulary: maps user ids to positions; None where ids are positions already.
+    user_vocabulary: maps user ids to positions, the one the data was read with; None where ids are positions already,
+      which integer raw ids of a file are not.
     item_vocabulary: likewise.
     missing: what to do with an id, a pair, or an entity without pairs that is not in the data: "raise", or "ignore".
   """
@@ -38,6 +39,15 @@ class Request:
 
   def __post_init__(self) -> None:
     check_choice("missing", self.missing, ("raise", "ignore"))
+    for name in ("pairs", "users", "items"):
+      given = getattr(self, name)
+      if isinstance(given, str | bytes) or not isinstance(given, Iterable):
+        raise ValueError(f"Expected {name} as a list of ids, got {given!r}; put a single one into brackets.")
+      if not isinstance(given, Sequence | np.ndarray):  # an iterator is empty the second time it is asked
+        object.__setattr__(self, name, tuple(given))
+    wrong = [pair for pair in self.pairs if isinstance(pair, str | bytes) or np.ndim(pair) != 1 or len(pair) != 2]
+    if wrong:
+      raise ValueError(f"Expected pairs as (user id, item id), got {_first_five(wrong)}.")
 
   def resolve(self, interactions: Interactions) -> Interactions:
     """The pairs of `interactions` that the request names, as positions. Empty for an empty request.
@@ -46,6 +56,14 @@ class Request:
       ValueError: something named is not there (the first five are listed), unless missing="ignore".
     """
     num_users, num_items = interactions.num_users, interactions.num_items
+    for name, vocabulary, size in (
+      ("user", self.user_vocabulary, num_users), ("item", self.item_vocabulary, num_items),
+    ):  # fmt: skip
+      if vocabulary is not None and len(vocabulary) != size:
+        raise ValueError(
+          f"Expected {name}_vocabulary of the data's {size:,} {name}s, got one of {len(vocabulary):,}: its positions "
+          "would be those of others. Use the vocabulary that the data was read with."
+        )
     pairs = list(self.pairs)
     pair_user = _positions("user", [p[0] for p in pairs], self.user_vocabulary, num_users, self.missing)
     pair_item = _positions("item", [p[1] for p in pairs], self.item_vocabulary, num_items, self.missing)
@@ -120,8 +138,11 @@ def retained_of(interactions: Interactions, forget: Interactions) -> Interaction
   """What a request leaves.
 
   Raises:
-    ValueError: a pair is not in the data (the first five are listed), or nothing is left.
+    ValueError: these are no `Interactions`, a pair is not in the data (the first five are listed), or nothing is left.
   """
+  if not isinstance(forget, Interactions):
+    hint = "resolve it first: request.resolve(interactions)." if isinstance(forget, Request) else "build a Request."
+    raise ValueError(f"Expected Interactions to forget, got {type(forget).__name__}; {hint}")
   retained = interactions.without(forget)
   if len(forget) and not len(retained):
     raise ValueError(

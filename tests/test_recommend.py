@@ -14,11 +14,11 @@ SCORER = Scorer(
   inner_product_score, True,
 )  # fmt: skip
 SEEN = Interactions.from_pairs([0, 0, 1], [3, 1, 1], num_users=3, num_items=4)
-POPULAR, COUNTS = [20, 40, 10, 30], [2, 1, 0, 0]
+POPULAR, COUNTS = [20, 40, 10, 30], [2, 1, 0, 0]  # with cold items, those of no pair
 
 
 def call(user_ids, k, **changes):
-  return recommend(SCORER, user_ids, k, **{"users": USERS, "items": ITEMS, "seen": SEEN, **changes})
+  return recommend(SCORER, user_ids, k, **{"users": USERS, "items": ITEMS, "seen": SEEN, "cold_items": True, **changes})
 
 
 def test_seen_items_are_left_out():
@@ -49,6 +49,31 @@ def test_forgetting_a_user_turns_the_answer_into_popularity():
 def test_nothing_left_at_all():
   got = call(["ann", "zoe"], 2, seen=SEEN.select(np.zeros(3, bool)))
   np.testing.assert_array_equal(got.item_ids, [[10, 20], [10, 20]])
+
+
+def test_items_without_a_pair_are_not_recommended():
+  """An item request leaves a vector behind that most methods have hardly moved; what is served must not show it."""
+  got = call(["ann", "bob", "zoe"], 2, cold_items=False)
+  np.testing.assert_array_equal(got.item_ids, [[-1, -1], [40, -1], [20, 40]])  # 10 and 30 have no pair
+  np.testing.assert_array_equal(got.scores, [[-np.inf, -np.inf], [-4, -np.inf], [2, 1]])
+  np.testing.assert_array_equal(call(["ann"], 3, cold_items=False, exclude_seen=False).item_ids, [[40, 20, -1]])
+  np.testing.assert_array_equal(call(["ann"], 1, cold_items=False, exclude_seen=False).item_ids, [[40]])
+  np.testing.assert_array_equal(call(["zoe"], 6, cold_items=False).item_ids, [[20, 40, -1, -1, -1, -1]])
+
+
+def test_forgotten_items_are_passed_over_whatever_their_scores():
+  rng = np.random.default_rng(0)
+  scorer = Scorer(
+    None, Embeddings(*(jnp.asarray(rng.normal(size=(n, 3)), jnp.float32) for n in (9, 70))), inner_product_score, True
+  )
+  seen = Interactions.from_pairs(*rng.integers(0, (9, 70), (60, 2)).T, num_users=9, num_items=70)
+  seen = seen.select(~np.isin(seen.item, np.arange(0, 70, 3)))
+  got = recommend(scorer, np.arange(9), 12, users=Vocabulary.identity(9), items=Vocabulary.identity(70), seen=seen)
+  has_pairs = seen.item_degrees() > 0
+  scores = np.asarray(scorer.vectors.user @ scorer.vectors.item.T)
+  for user in range(9):
+    able = [i for i in np.argsort(-scores[user]) if has_pairs[i] and i not in seen.item[seen.user == user]]
+    assert got.item_ids[user].tolist() == able[:12] and len(able) >= 12
 
 
 def test_more_than_there_is():

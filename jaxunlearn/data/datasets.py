@@ -261,7 +261,9 @@ def _obtain(name: str, data_dir: str | os.PathLike[str] | None, download: bool) 
   places = " or ".join(str(root / name) for root in _roots(data_dir))
   wanted = " and ".join((file.member or file.name).rpartition("/")[2] for file in reversed(_SOURCES[name].files))
   if not download:
-    raise FileNotFoundError(f"Found no {name}. Put {wanted} in {places}, or pass download=True.")
+    raise FileNotFoundError(
+      f"Found no {name}. Put {wanted}, or train.txt and test.txt, in {places}, or pass download=True (--download)."
+    )
   try:
     _download(name)
   except OSError as error:

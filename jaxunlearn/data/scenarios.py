@@ -126,6 +126,11 @@ def sensitive_category(
   """
   check_fraction("share", share)
   check_positive("min_left", min_left)
+  if np.asarray(items).size and not np.issubdtype(np.asarray(items).dtype, np.integer):
+    raise ValueError(
+      f"Expected items as integer positions, got {np.asarray(items).dtype}: np.flatnonzero(mask) of a mask, "
+      "dataset.items.encode(ids) of raw ids."
+    )
   train, items = dataset.train, np.unique(np.asarray(items, np.int64))
   if items.size and not (0 <= items[0] and items[-1] < train.num_items):
     raise ValueError(f"Expected items in [0, {train.num_items}), got {items[0]} to {items[-1]}.")

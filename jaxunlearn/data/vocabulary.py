@@ -24,6 +24,8 @@ def as_ids(values: Any, name: str = "ids") -> np.ndarray:
   Raises:
     ValueError: more than one dimension, integers mixed with strings, another type, or an integer beyond int64.
   """
+  if isinstance(values, str | bytes):
+    raise ValueError(f"Expected {name} as a list, got {values!r}; put a single one into brackets.")
   if isinstance(values, np.ndarray) and values.dtype.kind in "iuU":
     array = values
   else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from jaxunlearn._validate import check_choice, check_fraction, check_non_negative, check_positive
+from jaxunlearn._validate import check_choice, check_fraction, check_non_negative, check_positive, check_preset
 from jaxunlearn.train import TrainConfig
 
 _STEPS = {"bprmf": 1.5, "wmf": 1.25, "lightgcn": 1.6}
@@ -60,6 +60,7 @@ class L2UnRankConfig:
     puts forgotten items out of the top 50 as often as retraining does, chosen likewise; larger requests cost more
     (10 % of the pairs: 8 % of NDCG@20, with 0.05 3 %, and then too few items leave).
     """
+    check_preset(model, (*_STEPS, *_DAMPING))
     given: dict[str, Any] = {"hops": 1 if model == "lightgcn" else 0, "step": _STEPS.get(model, 1.0)}
     if model in _DAMPING:
       given["damping"] = _DAMPING[model]

@@ -12,7 +12,7 @@ import numpy as np
 from flax import struct
 
 from jaxunlearn import partition as partitions
-from jaxunlearn._validate import check_positive
+from jaxunlearn._validate import check_own_vectors, check_positive
 from jaxunlearn.aggregate import AggregateConfig, aggregated_scorer, fit_aggregator, shard_vectors
 from jaxunlearn.base import Model, Params, Scorer, Unlearner, UnlearnResult
 from jaxunlearn.data.interactions import Interactions, capacity_for
@@ -250,7 +250,12 @@ def sharded(
   name: str,
   progress: bool | None = None,
 ) -> Unlearner:
-  """An `Unlearner` of a way to partition and a `ShardConfig`; `sisa`, `grapheraser` and `receraser` name theirs."""
+  """An `Unlearner` of a way to partition and a `ShardConfig`; `sisa`, `grapheraser` and `receraser` name theirs.
+
+  Raises:
+    ValueError: the model is `frozen`: its vectors came from elsewhere, and nothing here trains them anew.
+  """
+  check_own_vectors(name, model)
 
   def fit_fn(key: jax.Array, interactions: Interactions) -> ShardedState:
     made = partition(jax.random.fold_in(key, _PARTITION), interactions)

@@ -10,7 +10,7 @@ import time
 
 import jax
 
-from jaxunlearn._validate import check_finite, check_positive
+from jaxunlearn._validate import check_finite, check_positive, check_tables, check_trained
 from jaxunlearn.base import Model, Params, Unlearner, UnlearnResult
 from jaxunlearn.data.interactions import Interactions
 from jaxunlearn.requests import retained_of
@@ -58,7 +58,8 @@ def unlearn(
     UnlearnResult: a `ModelState`, and info: epochs, loss of the last one, seconds.
 
   Raises:
-    ValueError: a parameter is not finite; the loss becomes so; nothing is retained; a pair was not trained on.
+    ValueError: the model is not trained; a parameter is not finite; the loss becomes so; nothing is retained; a pair
+      was not trained on.
 
   Guarantee: none. What the parameters hold of the forgotten pairs fades at the speed of training, if at all: nothing
   pushes it out. A forgotten user's row has no loss left and is returned as it was (dense Adam moves no row without a
@@ -68,6 +69,8 @@ def unlearn(
   Cost: `num_epochs` epochs over the retained pairs.
   """
   config, training = config or FinetuneConfig(), train_config or TrainConfig()
+  check_trained("finetune", model)
+  check_tables(params, interactions)
   check_finite("params", params)
   start = time.perf_counter()
   retained = retained_of(interactions, forget)

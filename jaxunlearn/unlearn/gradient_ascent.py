@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxunlearn._validate import check_finite, check_positive
+from jaxunlearn._validate import check_finite, check_positive, check_tables, check_trained
 from jaxunlearn.base import Batch, Context, Model, Params, Unlearner, UnlearnResult
 from jaxunlearn.data.interactions import Interactions, PaddedInteractions, capacity_for
 from jaxunlearn.requests import retained_of
@@ -155,8 +155,8 @@ def unlearn(
   Cost: `num_steps` gradients over the forgotten pairs, and with a graph one over it each.
   """
   config = config or GradientAscentConfig()
-  if model.batches == "none":
-    raise ValueError(f"Expected a model that is trained, got {model.name!r}, which has no loss; use retrain instead.")
+  check_trained("gradient_ascent", model)
+  check_tables(params, interactions)
   check_finite("params", params)
   start = time.perf_counter()
   retained = retained_of(interactions, forget)

@@ -15,7 +15,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxunlearn import linalg
-from jaxunlearn._validate import check_choice, check_finite, check_fraction, check_non_negative, check_positive
+from jaxunlearn._validate import (
+  check_choice,
+  check_finite,
+  check_fraction,
+  check_non_negative,
+  check_positive,
+  check_preset,
+  check_tables,
+)
 from jaxunlearn.base import Model, Params, Unlearner, UnlearnResult
 from jaxunlearn.data.interactions import Interactions, capacity_for
 from jaxunlearn.requests import retained_of
@@ -75,6 +83,7 @@ class IFRUConfig:
       "bprmf": {"damping": 4e-2},
       "lightgcn": {"hops": 1, "keep_fraction": 0.6, "damping": 4e-3},
     }
+    check_preset(model, found)
     return cls(**{**found.get(model, {}), **changes})
 
 
@@ -141,6 +150,7 @@ def unlearn(
     raise ValueError(
       f"Expected one of the models {', '.join(_influence.KINDS)}, got {model.name!r}; use retrain instead."
     )
+  check_tables(params, interactions)
   check_finite("params", params)
   start = time.perf_counter()
   retained = retained_of(interactions, forget)

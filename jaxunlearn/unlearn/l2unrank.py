@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxunlearn import linalg
-from jaxunlearn._validate import check_finite
+from jaxunlearn._validate import check_finite, check_tables
 from jaxunlearn.base import Model, Params, Unlearner, UnlearnResult
 from jaxunlearn.data.interactions import Interactions
 from jaxunlearn.requests import retained_of
@@ -108,6 +108,7 @@ def unlearn(
   config = config or L2UnRankConfig.preset(model.name)
   if model.name not in LOSSES or not hasattr(model.config, "l2"):
     raise ValueError(f"L2UnRank is defined for {', '.join(LOSSES)}, got {model.name}. Use lightul or retrain instead.")
+  check_tables(params, interactions)
   check_finite("params", params)
   start = time.perf_counter()
   retained = retained_of(interactions, forget)

@@ -9,7 +9,7 @@ import jax
 from flax import struct
 
 from jaxunlearn import partition as partitions
-from jaxunlearn._validate import check_positive
+from jaxunlearn._validate import check_own_vectors, check_positive
 from jaxunlearn.base import Model, Params, Scorer, Unlearner, UnlearnResult, scorer_of
 from jaxunlearn.data.interactions import Interactions, capacity_for
 from jaxunlearn.epoch import TrainConfig, state_from
@@ -120,10 +120,14 @@ def laser(
     groups: (key, interactions) -> Partition in training order; `partition.laser` when None.
     progress: as for `train.fit`.
 
+  Raises:
+    ValueError: the model is `frozen`: its vectors came from elsewhere, and nothing here trains them anew.
+
   References:
     LASER ("Making Recommender Systems Forget"), as far as its abstract, LightUL's account of it and its authors'
     shared code tell (facts §4); our reading.
   """
+  check_own_vectors("laser", model)
   config, train = config or LASERConfig(), train_config or TrainConfig()
 
   def fit_fn(key: jax.Array, interactions: Interactions) -> LASERState:

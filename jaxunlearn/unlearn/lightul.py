@@ -15,7 +15,15 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from jaxunlearn._validate import check_choice, check_finite, check_fraction, check_non_negative, check_positive
+from jaxunlearn._validate import (
+  check_choice,
+  check_finite,
+  check_fraction,
+  check_non_negative,
+  check_positive,
+  check_preset,
+  check_tables,
+)
 from jaxunlearn.base import Embeddings, Model, Params, Scorer, Unlearner, UnlearnResult, inner_product_score
 from jaxunlearn.data.interactions import Interactions, capacity_for
 from jaxunlearn.kmeans import kmeans, merge_small
@@ -83,6 +91,7 @@ class LightULConfig:
     code's rule; the code reads the completeness test pairs for it, we draw others.
     """
     check_choice("objective", objective, OBJECTIVES)
+    check_preset(model, ("lightgcn",))
     published: dict[str, Any] = {
       "hidden": 32, "residual": False, "decay": 1e-4, "min_cluster_size": 1, "num_epochs": 200, "patience": 10,
       "phantom_weight": 2.0, "learning_rate": 5e-3,
@@ -162,10 +171,8 @@ def unlearn(
     LightUL: An Efficient Recommendation Unlearning Framework, VLDB workshops 2025. Deviations: facts in BUILD_NOTES.
   """
   config = config or LightULConfig()
-  if not model.inner_product:
-    raise ValueError(
-      f"LightUL is defined for scores that are inner products; {model.name}'s is not. Use retrain instead."
-    )
+  _check_scores(model)
+  check_tables(params, interactions)
   check_finite("params", params)
   start = time.perf_counter()
   capacity = capacity_for(len(interactions)) if capacity is None else capacity
@@ -339,6 +346,13 @@ def vectors_scorer(vectors: Embeddings) -> Scorer:
   return Scorer(params=None, vectors=vectors, score=inner_product_score, inner_product=True)
 
 
+def _check_scores(model: Model) -> None:
+  if not model.inner_product:
+    raise ValueError(
+      f"LightUL is defined for scores that are inner products; {model.name}'s is not. Use retrain instead."
+    )
+
+
 def lightul(
   model: Model,
   train_config: TrainConfig | None = None,
@@ -356,13 +370,19 @@ def lightul(
     train_config: for `fit`; may be None when nothing is to be trained.
     config: LightUL's.
     progress: as for `train.fit`.
+
+  Raises:
+    ValueError: the score is no inner product; of a request: the state is not one of a single model.
   """
   config = config or LightULConfig()
+  _check_scores(model)
 
   def fit_fn(key: jax.Array, interactions: Interactions) -> ModelState:
     return fit_model(key, model, interactions, train_config or TrainConfig(), progress=progress)
 
   def unlearn_fn(key: jax.Array, state: ModelState | ServedState, request: Request | Interactions) -> UnlearnResult:
+    if not isinstance(state, ModelState | ServedState):
+      raise ValueError(f"Expected a ModelState or a ServedState, got {type(state).__name__}: another method's.")
     forget = resolve(request, state.interactions)
     if not len(forget):
       return UnlearnResult(state, {"num_forgotten": 0, "seconds": 0.0})

@@ -10,6 +10,7 @@ from typing import Any
 import jax
 from flax import struct
 
+from jaxunlearn._validate import check_own_vectors, check_trained
 from jaxunlearn.base import Model, Params, Scorer, Unlearner, UnlearnResult, scorer_of
 from jaxunlearn.data.interactions import Interactions
 from jaxunlearn.requests import Request, resolve
@@ -56,12 +57,21 @@ def post_hoc(
     config: how it is trained.
     forget_pairs: (key, state, pairs of the state, at least one) -> result.
     progress: as for `train.fit`.
+
+  Raises:
+    ValueError: the model is not trained, so that there is no loss to unlearn with; of a request: the state is not one
+      of a single trained model.
   """
+  check_trained(name, model)
 
   def fit_fn(key: jax.Array, interactions: Interactions) -> ModelState:
     return fit_model(key, model, interactions, config, progress=progress)
 
   def unlearn_fn(key: jax.Array, state: ModelState, request: Request | Interactions) -> UnlearnResult:
+    if not isinstance(state, ModelState):
+      raise ValueError(
+        f"Expected a ModelState, which {name} and retrain fit, got {type(state).__name__}: another method's."
+      )
     forget = resolve(request, state.interactions)
     if not len(forget):
       return UnlearnResult(state, {"num_forgotten": 0, "seconds": 0.0})
@@ -96,7 +106,11 @@ def retrain(
     progress: as for `train.fit`.
     checkpoint_dir: where one request's training keeps its checkpoints, so that the same request, asked again after an
       interruption, resumes; another request needs another folder (ValueError). The fit keeps none there.
+
+  Raises:
+    ValueError: the model is `frozen`: its vectors came from elsewhere, and nothing here trains them anew.
   """
+  check_own_vectors("retrain", model)
 
   def fit_fn(key: jax.Array, interactions: Interactions) -> ModelState:
     return fit_model(key, model, interactions, config, progress=progress, label=f"fit {model.name}")
