@@ -191,6 +191,7 @@ def cached_vectors(path: Path, make: Callable[[], Embeddings]) -> Embeddings:
 
 
 _FEWEST = 20  # forgotten pairs that an AUC is taken of: of one pair it is 0 or 1, of twenty its sampling sd is 0.09
+NO_AUC = f"No AUC: of a request of fewer than {_FEWEST} pairs it would be a matter of chance."
 _ACTIVE = 0.05  # share of the users that counts as active, CURE4Rec's
 
 

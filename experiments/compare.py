@@ -106,6 +106,8 @@ def main(argv: list[str]) -> None:
   files = _report.write(results, out, title=f"{dataset.name}: utility against completeness")
   if not FLAGS.quiet:
     _report.show(results)
+    if measure.probe is None:
+      print(_common.NO_AUC, file=sys.stderr)
     print("\n".join(map(str, files)), file=sys.stderr)
 
 

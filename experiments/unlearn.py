@@ -141,6 +141,8 @@ def main(argv: list[str]) -> None:
     _identity.remove(folder)
   if not FLAGS.quiet:
     _report.show([result])
+    if measure.probe is None:
+      print(_common.NO_AUC, file=sys.stderr)
     print(path, file=sys.stderr)
 
 

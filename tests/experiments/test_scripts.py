@@ -260,13 +260,19 @@ def test_one_pair_is_drawn(fitted, call, folder):
   code, _, err = call(
     "unlearn --run=runs/a --method=finetune --finetune.num_epochs=1 --pairs=1 --seed=4 --out=runs/one"
   )
-  assert code == 0, err
+  assert code == 0 and "No AUC" in err, err
   train = read_pairs(folder / "data" / "ml-1m" / "train.txt", num_users=NUM_USERS, num_items=NUM_ITEMS)
   result = result_of(folder / "runs" / "one")
   assert result["info"]["num_forgotten"] == 1 and result["info"]["request_seed"] == 4
   assert result["completeness"] == {}  # an AUC of one pair would be 0 or 1
   assert result["forget_hash"] == _common.draw_pairs(np.random.default_rng(4), train, 1).digest()
   assert result["config"]["method"]["num_epochs"] == 1
+  again = "unlearn --run=runs/a --method=finetune --pairs=1 --seed=4 --out=runs/one"
+  code, _, err = call(f"{again} --finetune.num_epochs=2")
+  assert code == 1 and "num_epochs is 1 there and 2 here" in err and "--overwrite" in err
+  assert result_of(folder / "runs" / "one")["config"]["method"]["num_epochs"] == 1
+  code, _, err = call(f"{again} --finetune.num_epochs=2 --overwrite --quiet")
+  assert (code, err) == (0, "") and result_of(folder / "runs" / "one")["config"]["method"]["num_epochs"] == 2
 
 
 def test_compare_trains_the_models_that_methods_have_of_their_own(call, call_all, folder):
