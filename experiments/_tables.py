@@ -43,7 +43,7 @@ def _lightul(kind: str) -> dict[str, Part]:
              "--forget=$D/ml-1m/forget/intr_0.01.txt"),
       seeds=2,
     )  # fmt: skip
-    for dataset, seeds in (("gowalla", 2), ("yelp2018", 1)):
+    for dataset, seeds in (("gowalla", 2), ("yelp2018", 2)):
       parts[f"{dataset}-lightgcn"] = Part(  # a budget of epochs, not a fit: LightGCN's own takes 1,000
         flags=(f"--dataset={dataset}", "--models=lightgcn", "--epochs=48", "--lightgcn.l2=1e-4",
                "--methods=original,retrain,rownewton,l2unrank,ifru,gradient-ascent,finetune,lightul-wm,lightul",
@@ -61,7 +61,7 @@ def _lightul(kind: str) -> dict[str, Part]:
                f"--methods={methods}", f"--forget=$D/{dataset}/forget/intr_0.01.txt"),
         seeds=1,
       )  # fmt: skip
-    for dataset, seeds in (("gowalla", 2), ("yelp2018", 1)):
+    for dataset, seeds in (("gowalla", 2), ("yelp2018", 2)):
       parts[f"{dataset}-bprmf"] = Part(
         flags=(f"--dataset={dataset}", "--models=bprmf", *_SPARSE, f"--methods={_POST_HOC},{_OWN}",
                f"--forget=$D/{dataset}/forget/intr_0.01.txt"),
