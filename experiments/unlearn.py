@@ -71,7 +71,10 @@ def main(argv: list[str]) -> None:
   _common.use_compilation_cache()
   run = checkpoint.read_metadata(Path(FLAGS.run) / "model")
   if "train_config" not in run or "served_vectors" in run:
-    raise ValueError(f"Expected --run={FLAGS.run} to be a folder that experiments.fit wrote.")
+    raise ValueError(
+      f"Expected --run={FLAGS.run} to be a folder that experiments.fit wrote. A request after another: name all their "
+      "pairs in one --forget, or continue from Python (README, `Unlearner`); experiments.stream measures many."
+    )
   dataset = datasets.load(run["dataset"], data_dir=FLAGS.data_dir or run["data_dir"])
   if dataset.train.digest() != run["data_hash"]:
     raise ValueError(f"Expected the pairs that {FLAGS.run} was trained on, got others: set --data_dir to their folder.")
