@@ -16,7 +16,7 @@ from jaxunlearn.recipes import recipe
 from tests import scripts
 from tests.scripts import ROOT
 
-TRAIN = "--train.num_epochs=4 --train.eval_every=2 --train.batch_size=128 --bprmf.embedding_dim=8"
+TRAIN = "--train.eval_every=2 --train.batch_size=128 --bprmf.embedding_dim=8"
 LIGHTUL = "--lightul.num_epochs=2 --lightul.hidden=8 --lightul.num_preserve=64"
 NUM_USERS, NUM_ITEMS = 40, 30
 
@@ -61,7 +61,7 @@ def call_all(call):
   return run
 
 
-FIT = f"fit --dataset=ml-1m --data_dir=data --out=runs/a {TRAIN}"
+FIT = f"fit --dataset=ml-1m --data_dir=data --out=runs/a --train.num_epochs=4 {TRAIN}"
 
 
 @pytest.fixture(scope="module")
