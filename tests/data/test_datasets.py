@@ -167,7 +167,7 @@ def test_a_folder_with_half_a_download_is_completed(tmp_path, publisher):
 
 
 def test_offline_says_where_to_put_the_files(tmp_path, monkeypatch):
-  with pytest.raises(FileNotFoundError, match=r"Put ratings.dat, or train.txt and test.txt, in .*cache/ml-10m, or pass download"):
+  with pytest.raises(FileNotFoundError, match=r"Put ratings.dat, or train.txt .* in .*cache/ml-10m, or pass download"):
     load("ml-10m", download=False)
   monkeypatch.setenv("JAXUNLEARN_DATA", str(tmp_path / "mine"))
   source = datasets._SOURCES["yelp2018"]
