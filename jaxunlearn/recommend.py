@@ -50,20 +50,21 @@ def most_popular(seen: Interactions, k: int, *, cold_items: bool = False) -> tup
 def _best_with_pairs(
   scorer: Scorer, users: np.ndarray, k: int, mask: Interactions | None, has_pairs: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-  """`top_k_items` of the items that have pairs: of longer lists, until each holds k of them or every item."""
-  size = k
-  while True:
-    top, scores = top_k_items(scorer, users, size, mask)
+  """`top_k_items` of the items that have pairs: those whose list is short of k are ranked again, twice as far."""
+  best, value = np.full((len(users), k), -1, np.int32), np.full((len(users), k), -np.inf, np.float32)
+  enough = k + int(np.sum(~has_pairs))  # that far down, k others have been met, or there are no more
+  short, size = np.arange(len(users)), k
+  while len(short):
+    top, scores = top_k_items(scorer, users[short], size, mask)
     keep = (top >= 0) & has_pairs[top]
-    if size >= scorer.num_items or (keep.sum(axis=1) >= k).all():
+    order = np.argsort(~keep, axis=1, kind="stable")[:, :k]
+    kept = np.take_along_axis(keep, order, axis=1)
+    best[short] = np.where(kept, np.take_along_axis(top, order, axis=1), -1)
+    value[short] = np.where(kept, np.take_along_axis(scores, order, axis=1), -np.inf)
+    if size >= min(enough, scorer.num_items):
       break
-    size = min(2 * size, scorer.num_items)
-  order = np.argsort(~keep, axis=1, kind="stable")[:, :k]
-  best, value, kept = (np.take_along_axis(part, order, axis=1) for part in (top, scores, keep))
-  found = np.full((len(users), k), -1, np.int32), np.full((len(users), k), -np.inf, np.float32)
-  for whole, part, empty in zip(found, (best, value), (-1, -np.inf), strict=True):
-    whole[:, : part.shape[1]] = np.where(kept, part, empty)
-  return found
+    short, size = short[~kept.all(axis=1)], 2 * size
+  return best, value
 
 
 def recommend(

@@ -45,7 +45,7 @@ class Request:
         raise ValueError(f"Expected {name} as a list of ids, got {given!r}; put a single one into brackets.")
       if not isinstance(given, Sequence | np.ndarray):  # an iterator is empty the second time it is asked
         object.__setattr__(self, name, tuple(given))
-    wrong = [pair for pair in self.pairs if isinstance(pair, str | bytes) or np.ndim(pair) != 1 or len(pair) != 2]
+    wrong = [pair for pair in self.pairs if not _is_pair(pair)]
     if wrong:
       raise ValueError(f"Expected pairs as (user id, item id), got {_first_five(wrong)}.")
 
@@ -98,6 +98,10 @@ class Request:
 
 def _one(user: int, item: int, like: Interactions) -> Interactions:
   return Interactions(np.asarray([user], np.int32), np.asarray([item], np.int32), like.num_users, like.num_items)
+
+
+def _is_pair(pair: Any) -> bool:
+  return isinstance(pair, Sequence | np.ndarray) and not isinstance(pair, str | bytes) and len(pair) == 2
 
 
 def _first_five(things: Sequence[Any]) -> str:
