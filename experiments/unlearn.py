@@ -5,30 +5,39 @@
 
 Without --forget a forget set is drawn (--by, --ratio, --selection). --reference names the folder of a
 `--method=retrain` result of the same run and forget set: its AUC and seconds are what the others are compared with.
-Writes out/model (the new state) and out/result.json.
+Writes out/model (the new state) and out/result.json. --run may be the folder of an earlier request: then this one starts
+from what that left, pairs and parameters (after LightUL vectors, which only LightUL and Retrain can go on from).
 """  # noqa: E501 (a command to copy stays on one line)
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from absl import flags
 
 from experiments import _common, _flags, _identity, _report, _results
 from experiments._methods import CONFIGS as METHOD_CONFIGS
 from experiments._methods import LIGHTUL, OWN_FIT, POST_HOC, run_request, settings, unfinished
 from jaxunlearn import checkpoint
+from jaxunlearn.base import Model
 from jaxunlearn.data import datasets
+from jaxunlearn.data.dataset import Dataset
+from jaxunlearn.data.interactions import Interactions
 from jaxunlearn.models import CONFIGS, build
+from jaxunlearn.models.frozen import vectors_model
 from jaxunlearn.train import TrainConfig
 from jaxunlearn.unlearn.lightul import OBJECTIVES, LightULConfig, ServedState
 from jaxunlearn.unlearn.retrain import ModelState
 
 FLAGS = flags.FLAGS
-flags.DEFINE_string("run", None, "folder that experiments.fit wrote", required=True)
+flags.DEFINE_string(
+  "run", None, "folder that experiments.fit wrote, or this script for an earlier request", required=True
+)
 _HOW = f"how to forget; experiments.compare also has {', '.join(OWN_FIT)}, which train models of their own"
 flags.DEFINE_enum("method", "lightul", ["retrain", *LIGHTUL, *POST_HOC], _HOW)
 _common.forget_flags()
@@ -60,6 +69,26 @@ def _reference(path: str, identity: dict[str, Any]) -> dict[str, Any]:
   return result
 
 
+def _restore(run: dict[str, Any], dataset: Dataset) -> tuple[Model, ModelState]:
+  """The model and its state: as `fit` left them, or as the request before this one did.
+
+  LightUL leaves vectors and no model. They can be whitened again; Retrain needs the pairs alone, and trains the model
+  that the vectors came from.
+  """
+  model = build(run["model"], _model_config(run["model"], run["model_config"]))
+  like: Any = jax.eval_shape(lambda key: model.init(key, dataset.num_users, dataset.num_items), jax.random.key(0))
+  if "served_vectors" not in run:
+    params, _ = _common.restore_run(FLAGS.run, lambda meta: like)
+    return model, ModelState(params, dataset.train)
+  if run["served_vectors"]:
+    like = {"user": ..., "item": ...}
+    model = model if FLAGS.method == "retrain" else vectors_model()
+  pairs = {"user": ..., "item": ...}
+  state, _ = _common.restore_run(FLAGS.run, lambda meta: {"params": like, "interactions": pairs})
+  user, item = (np.asarray(state["interactions"][name]) for name in pairs)
+  return model, ModelState(state["params"], Interactions(user, item, dataset.num_users, dataset.num_items))
+
+
 def main(argv: list[str]) -> None:
   """Restores, forgets, measures, writes."""
   del argv
@@ -70,28 +99,24 @@ def main(argv: list[str]) -> None:
   out = _results.prepare_out(FLAGS.out)
   _common.use_compilation_cache()
   run = checkpoint.read_metadata(Path(FLAGS.run) / "model")
-  if "train_config" not in run or "served_vectors" in run:
-    raise ValueError(
-      f"Expected --run={FLAGS.run} to be a folder that experiments.fit wrote. A request after another: name all their "
-      "pairs in one --forget, or continue from Python (README, `Unlearner`); experiments.stream measures many."
-    )
+  if "train_config" not in run:
+    raise ValueError(f"Expected --run={FLAGS.run} to be a folder that experiments.fit or experiments.unlearn wrote.")
   dataset = datasets.load(run["dataset"], data_dir=FLAGS.data_dir or run["data_dir"])
   if dataset.train.digest() != run["data_hash"]:
     raise ValueError(f"Expected the pairs that {FLAGS.run} was trained on, got others: set --data_dir to their folder.")
-  model = build(run["model"], _model_config(run["model"], run["model_config"]))
   config = TrainConfig(**run["train_config"])
-  like = jax.eval_shape(lambda key: model.init(key, dataset.num_users, dataset.num_items), jax.random.key(0))
-  params, _ = _common.restore_run(FLAGS.run, lambda meta: like)
-  forget = _common.forget_from_flags(dataset.train, seed=FLAGS.seed)
+  model, before = _restore(run, dataset)
+  forget = _common.forget_from_flags(before.interactions, seed=FLAGS.seed)
   identity = {
     "config": {"recipe": run["recipe"], "model": run["model_config"], "train": config},
     "model": run["model"],
     "seeds": [run["seed"]],
-    "data_hash": run["data_hash"],
+    "data_hash": before.interactions.digest(),
     "forget_hash": forget.digest(),
   }
   reference = _reference(FLAGS.reference, identity) if FLAGS.reference else None
-  measure = _common.Measure(dataset, forget)
+  rest = dataclasses.replace(dataset, train=before.interactions, timestamp=None)
+  measure = _common.Measure(rest, forget, mask=dataset.train)
   if FLAGS.method in LIGHTUL:
     chosen: dict[str, Any] = {
       "lightul": LightULConfig.preset(FLAGS.objective, run["model"], **_common.present("lightul"))
@@ -108,7 +133,7 @@ def main(argv: list[str]) -> None:
     FLAGS.method,
     model,
     config,
-    ModelState(params, dataset.train),
+    before,
     forget,
     measure,
     chosen=chosen.get("lightul", chosen.get("method")),
@@ -137,7 +162,7 @@ def main(argv: list[str]) -> None:
   state = outcome.state
   kept = state.params if isinstance(state, ModelState) else {"user": state.vectors.user, "item": state.vectors.item}
   pairs = {"user": state.interactions.user, "item": state.interactions.item}
-  served = {**run, "served_vectors": isinstance(state, ServedState), "forgotten": len(forget)}
+  served = {**run, "served_vectors": isinstance(state, ServedState), "forgotten": run.get("forgotten", 0) + len(forget)}
   _common.save_run(out, {"params": kept, "interactions": pairs}, served)
   path = _results.write_result(out, result)
   if folder is not None:

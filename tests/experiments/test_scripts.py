@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from experiments import _common, _results
-from jaxunlearn import checkpoint
+from jaxunlearn import checkpoint, models
 from jaxunlearn.data import Interactions, read_pairs, write_lightgcn_text
 from jaxunlearn.recipes import recipe
+from jaxunlearn.train import TrainConfig, fit
 from tests import scripts
 from tests.scripts import ROOT
 
@@ -159,6 +160,37 @@ SCRIPTS = {
   "report": ("title", "curves"),
   "demo": ("seeds", "ratio", "synthetic.num_users", "train.num_epochs", "lightul.alpha", "overwrite"),
 }
+
+
+def test_a_request_after_another(fitted, call, folder):
+  """What the first one left is what the second one starts from, whichever method it was; Retrain is exact after it."""
+  train = read_pairs(folder / "data" / "ml-1m" / "train.txt", num_users=NUM_USERS, num_items=NUM_ITEMS)
+  steps = {
+    "first": f"unlearn --run=runs/a --method=lightul --pairs=30 --seed=1 {LIGHTUL} --out=runs/first",
+    "second": f"unlearn --run=runs/first --method=lightul --pairs=25 --seed=2 {LIGHTUL} --out=runs/second",
+    "retrained": "unlearn --run=runs/first --method=retrain --pairs=25 --seed=2 --out=runs/retrained",
+    "third": "unlearn --run=runs/retrained --method=gradient-ascent --pairs=20 --seed=3 --out=runs/third",
+  }
+  for command in steps.values():
+    code, _, err = call(f"{command} --quiet")
+    assert (code, err) == (0, ""), command
+  found = {name: checkpoint.restore(folder / "runs" / name / "model") for name in steps}
+  left = {
+    name: Interactions(*(np.asarray(state["interactions"][side]) for side in ("user", "item")), NUM_USERS, NUM_ITEMS)
+    for name, (state, _) in found.items()
+  }
+  forgotten = [_common.draw_pairs(np.random.default_rng(1), train, 30)]
+  forgotten.append(_common.draw_pairs(np.random.default_rng(2), train.without(forgotten[0]), 25))
+  assert left["first"].digest() == train.without(forgotten[0]).digest()
+  assert left["second"].digest() == left["retrained"].digest() == left["first"].without(forgotten[1]).digest()
+  assert len(left["third"]) == len(train) - 75
+  assert [metadata["forgotten"] for _, metadata in found.values()] == [30, 55, 55, 75]
+  assert result_of(folder / "runs" / "second")["data_hash"] == left["first"].digest()
+  model = models.bprmf(models.BPRMFConfig(**found["retrained"][1]["model_config"]))
+  exact = fit(jax.random.key(0), model, left["retrained"], TrainConfig(**found["retrained"][1]["train_config"]))
+  assert np.array_equal(found["retrained"][0]["params"]["user"], exact.params["user"])
+  code, _, err = call("unlearn --run=runs/first --method=finetune --pairs=25 --out=runs/never")
+  assert code == 1 and "no loss for finetune; use lightul" in err
 
 
 def test_help_lists_every_flag_with_a_comment(call_all):
