@@ -124,9 +124,10 @@ def main(argv: list[str]) -> None:
   else:
     chosen = settings(FLAGS.method, run["model"], config, _common.present(FLAGS.method))
   asked = {**identity, "config": {**identity["config"], "lightul": None, **chosen}}
-  if (out / _results.FILE_NAME).exists() and not FLAGS.overwrite:
-    _identity.check(out, _results.load_results(out)[0], {"method": FLAGS.method, **asked})
   seed = run["seed"] if FLAGS.method == "retrain" else FLAGS.seed
+  if (out / _results.FILE_NAME).exists() and not FLAGS.overwrite:
+    wanted = {"method": FLAGS.method, **asked, "info": {"request_seed": seed}}
+    _identity.check(out, _results.load_results(out)[0], wanted)
   folder = unfinished(out, FLAGS.method, run["fit_seconds"])
   outcome = run_request(
     jax.random.key(seed),

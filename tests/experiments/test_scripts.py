@@ -303,6 +303,11 @@ def test_one_pair_is_drawn(fitted, call, folder):
   code, _, err = call(f"{again} --finetune.num_epochs=2")
   assert code == 1 and "num_epochs is 1 there and 2 here" in err and "--overwrite" in err
   assert result_of(folder / "runs" / "one")["config"]["method"]["num_epochs"] == 1
+  same = "unlearn --run=runs/a --method=finetune --finetune.num_epochs=1 --forget=one.txt --out=runs/one"
+  one = _common.draw_pairs(np.random.default_rng(4), train, 1)
+  (folder / "one.txt").write_text(f"{one.user[0]} {one.item[0]}\n")
+  code, _, err = call(f"{same} --seed=5")
+  assert code == 1 and "info.request_seed is 4 there and 5 here" in err
   code, _, err = call(f"{again} --finetune.num_epochs=2 --overwrite --quiet")
   assert (code, err) == (0, "") and result_of(folder / "runs" / "one")["config"]["method"]["num_epochs"] == 2
 

@@ -514,16 +514,3 @@ def test_the_factory_weighs_as_training_did():
   other = unlearn(jax.random.key(1), MF, state.params, data, forget, IFRUConfig.preset("bprmf")).state.params
   assert np.array_equal(ravel_pytree(got)[0], ravel_pytree(wanted)[0])
   assert not np.array_equal(ravel_pytree(got)[0], ravel_pytree(other)[0])
-
-
-def test_neumfs_loss_has_as_many_negatives_as_training():
-  """A positive is weighed against that many; BPR takes a mean over them, and IFRU draws one."""
-  training, data = TrainConfig(num_epochs=1, batch_size=64, num_negatives=3), random_pairs()
-  forget = data.select(np.arange(0, len(data), 11))
-  for name, num_negatives in (("neumf", 3), ("bprmf", 1)):
-    unlearner = factory(SMALL[name], training)
-    state = unlearner.fit(jax.random.key(0), data)
-    got = unlearner.unlearn(jax.random.key(1), state, forget).state.params
-    like = dataclasses.replace(IFRUConfig.preset(name), num_negatives=num_negatives)
-    wanted = unlearn(jax.random.key(1), SMALL[name], state.params, data, forget, like).state.params
-    assert np.array_equal(ravel_pytree(got)[0], ravel_pytree(wanted)[0])
