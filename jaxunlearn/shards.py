@@ -1,4 +1,5 @@
-"""Training of submodels, one a shard: every shard by one compiled program, whichever shards a request touches.
+"""Training of submodels, one a shard: every shard by one compiled program (sparse data: one a table height), whichever
+shards a request touches.
 
 A shard trains from its own key with a sampler, a graph and (where there is one) a validation part made of its own pairs
 alone, so its parameters are a function of (key, its pairs) and of nothing else. That is what makes unlearning by
@@ -19,6 +20,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
+from jaxunlearn import _own_rows
 from jaxunlearn._validate import check_choice
 from jaxunlearn.base import Context, Model, Params, scorer_of
 from jaxunlearn.data.interactions import Interactions, capacity_for
@@ -241,6 +243,10 @@ def train_shards(
 ) -> ShardFit:
   """Trains a submodel a shard.
 
+  Where negatives are a shard's own items and the optimizer passes over tables (LightGCN), shards of sparse data train
+  on the rows that they have pairs in: on a CPU bit for bit what whole tables give. Not with `start`, `graphs`,
+  `validation` or `known`.
+
   Args:
     keys: one a shard; everything random in a shard is folded in from its own.
     model: of every shard.
@@ -270,6 +276,15 @@ def train_shards(
     states = [init_state(key, model, part, config) for key, part in zip(keys, parts, strict=True)]
   else:
     states = [copy_tree(state) for state in start]
+  whole = states
+  own: list[_own_rows.OwnRows | None] = [None] * len(parts)
+  if start is None and graphs is parts and known is None and validation is None and _own_rows.applies(model, config):
+    # Sparse data: a shard trains on the rows that it has pairs in, by the same draws, in smaller tables.
+    together = placement.mesh is not None or placement.resolved == "vmap"
+    own = _own_rows.find(parts, alike=like if together else None)
+    states = [state if rows is None else _own_rows.take(state, rows) for state, rows in zip(whole, own, strict=True)]
+    parts = [part if rows is None else _own_rows.narrow(part, rows) for part, rows in zip(parts, own, strict=True)]
+    graphs = parts
   contexts, data = (
     contexts_of(model, graphs, capacity),
     prepare_alike(model, parts, config, capacity=capacity, like=like, known=known),
@@ -289,6 +304,10 @@ def train_shards(
         states = run(states=states, num_epochs=[count if t else 0 for t in trained])
         bar.update(count)
       done = [config.num_epochs if t else 0 for t in trained]
+      states = [
+        state if rows is None else _own_rows.put(before, rows, state)
+        for before, rows, state in zip(whole, own, states, strict=True)
+      ]
       return ShardFit([state.average for state in states], states, done)
     return _with_early_stopping(run, states, contexts, parts, validation, trained, config, model, bar)
 

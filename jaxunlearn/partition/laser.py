@@ -13,12 +13,34 @@ from jaxunlearn.data.interactions import Interactions
 from jaxunlearn.partition._types import Partition, check_num_shards, draw_distinct, host_rng, sure_cap
 from jaxunlearn.partition.balanced import balanced_kmeans
 
+MAX_RESTARTS = 300  # of Lanczos; data in few pieces take ten
+_POWERS, _MORE = 30, 8  # of subspace iteration: passes, and vectors beyond those asked for
+
+
+def _leading(operator: scipy.sparse.linalg.LinearOperator, dim: int, rng: np.random.Generator) -> np.ndarray:
+  """Left singular vectors of the `dim` largest singular values, [rows, dim].
+
+  Of data in more pieces than `dim` the largest value is multiple that often, any basis of its space is as good as
+  another, and Lanczos iteration, which wants to tell them apart, may never end. Subspace iteration then serves.
+  """
+  try:
+    return np.asarray(
+      scipy.sparse.linalg.svds(
+        operator, k=dim, v0=rng.standard_normal(min(operator.shape)), maxiter=MAX_RESTARTS
+      )[0]
+    )  # fmt: skip
+  except scipy.sparse.linalg.ArpackNoConvergence:
+    block = rng.standard_normal((operator.shape[1], min(dim + _MORE, min(operator.shape))))
+    for _ in range(_POWERS):
+      block = np.linalg.qr(operator.rmatmat(np.linalg.qr(operator.matmat(block))[0]))[0]
+    return np.linalg.svd(operator.matmat(block), full_matrices=False)[0][:, :dim]
+
 
 def hypergraph_embedding(incidence: scipy.sparse.csr_matrix, dim: int, rng: np.random.Generator) -> np.ndarray:
   """Users' rows of the leading eigenvectors of the hypergraph's D_v^−½ H D_e^−1 Hᵀ D_v^−½, without the trivial one.
 
-  They are left singular vectors of B = D_v^−½ H D_e^−½, found by Lanczos iteration on products with B; no matrix of
-  users × users is formed. The trivial pair (D_v^½ 1 and D_e^½ 1, singular value 1) is subtracted from B rather than
+  They are left singular vectors of B = D_v^−½ H D_e^−½, found by iteration on products with B (`_leading`); no matrix
+  of users × users is formed. The trivial pair (D_v^½ 1 and D_e^½ 1, singular value 1) is subtracted from B rather than
   dropped from the result: where the hypergraph falls apart the value 1 is multiple, and "the first" is any of them.
 
   Args:
@@ -36,9 +58,11 @@ def hypergraph_embedding(incidence: scipy.sparse.csr_matrix, dim: int, rng: np.r
     scaled.shape,
     matvec=lambda x: scaled @ x.ravel() - left * (right @ x.ravel()),
     rmatvec=lambda y: scaled.T @ y.ravel() - right * (left @ y.ravel()),
+    matmat=lambda x: scaled @ x - np.outer(left, right @ x),
+    rmatmat=lambda y: scaled.T @ y - np.outer(right, left @ y),
     dtype=np.float64,
   )
-  vectors = scipy.sparse.linalg.svds(deflated, k=dim, v0=rng.standard_normal(min(scaled.shape)))[0]
+  vectors = _leading(deflated, dim, rng)
   norm = np.linalg.norm(vectors, axis=1, keepdims=True)
   return np.asarray(vectors / np.where(norm > 1e-12, norm, 1.0), np.float32)
 
