@@ -27,7 +27,19 @@ _CANONICAL = "^(0|[1-9][0-9]{0,17})$"  # up to 18 digits: within int64 without l
 _MAX_INT64 = np.iinfo(np.int64).max
 _MAX_FLOAT32, _MAX_FLOAT64 = float(np.finfo(np.float32).max), float(np.finfo(np.float64).max)
 
+_SEPARATORS = ("::", "\t", ";", "|", ",", " ")  # by how seldom they stand in a field
+
 Role = Literal["user", "item", "rating", "timestamp"]
+
+
+def other_separator(text: str, separator: str) -> str:
+  """What a line that `separator` does not cut seems to be cut by, and the remedy; "" where that cannot be told."""
+  found = next((mark for mark in _SEPARATORS if mark in text), None)
+  if separator in text or found is None:
+    return ""
+  return (
+    f" It seems to be separated by {found!r}, not {separator!r}: use the reader of that form, or read_csv(separator=…)."
+  )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -220,9 +232,28 @@ def _explain(path: Path, form: Form, error: Exception) -> NoReturn:
       if len(fields) != form.num_fields:
         raise ValueError(
           f"{where} has {len(fields)} fields; expected {form.expected} ({form.num_fields} fields)."
+          f"{other_separator(text, form.separator)}"
         ) from error
       for role, index in form.columns.items():
         fault = _fault(role, fields[index], form, all_integers)
         if fault:
           raise ValueError(f"{where}: {fault}; expected {form.expected}.") from error
+  _explain_dates(path, form, error)
   raise ValueError(f"{path}: {error}; expected {form.expected}.") from error
+
+
+def _explain_dates(path: Path, form: Form, error: Exception) -> None:
+  """Raises where some timestamps are numbers and some are dates, each fine by itself."""
+  if not form.dates or "timestamp" not in form.columns:
+    return
+  first: tuple[int, str, bool] | None = None
+  for number, fields, _ in _rows(path, form):
+    value = fields[form.columns["timestamp"]]
+    numeric = bool(_NUMBER.fullmatch(value))
+    first = first or (number, value, numeric)
+    if numeric != first[2]:
+      kinds = ("a date", "a number")
+      raise ValueError(
+        f"{path}, line {number}: the timestamp {shorten(value, 30)} is {kinds[numeric]}, that of line {first[0]} "
+        f"({shorten(first[1], 30)}) is {kinds[first[2]]}; write all in one way."
+      ) from error

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
-from jaxunlearn.data._delimited import Form, Refused, Role, ids_of, numbers_of, read_delimited
+from jaxunlearn.data._delimited import Form, Refused, Role, ids_of, numbers_of, other_separator, read_delimited
 from jaxunlearn.data._files import existing_file, shorten
 from jaxunlearn.data.ratings import RatingTable
 
@@ -57,13 +57,16 @@ def _header(path: Path, separator: str, quoted: bool) -> list[str]:
   return next(csv.reader(io.StringIO(text), delimiter=separator), [])
 
 
-def _locate(path: Path, header: list[str], wanted: dict[Role, str], line: bool = True) -> dict[Role, int]:
-  """Role -> index in the header; ValueError where a name is absent or there twice."""
+def _locate(path: Path, header: list[str], wanted: dict[Role, str], separator: str | None = None) -> dict[Role, int]:
+  """Role -> index in the header, line 1 of a text where there is a separator; ValueError: a name absent, or twice."""
   for role, name in wanted.items():
     if header.count(name) != 1:
       problem = "no column" if name not in header else "more than one column"
-      place = f"{path}, line 1: {shorten(', '.join(header), 100)}" if line else f"{path}: {', '.join(header)[:100]}"
-      raise ValueError(f"{place} has {problem} named {name!r}; pass the name of the {role} column.")
+      place = (
+        f"{path}, line 1: {shorten(', '.join(header), 100)}" if separator else f"{path}: {', '.join(header)[:100]}"
+      )
+      cause = other_separator(header[0], separator) if separator and len(header) == 1 else ""
+      raise ValueError(f"{place} has {problem} named {name!r}; pass the name of the {role} column.{cause}")
   return {role: header.index(name) for role, name in wanted.items()}
 
 
@@ -91,7 +94,7 @@ def read_inter(path: str | os.PathLike[str]) -> RatingTable:
       "such as `user_id:token`. For an untyped header use read_csv(separator='\\t')."
     )
   optional = {name: name if name in names else None for name in ("rating", "timestamp")}
-  columns = _locate(path, names, _wanted("user_id", "item_id", **optional))
+  columns = _locate(path, names, _wanted("user_id", "item_id", **optional), "\t")
   form = Form(
     separator="\t", num_fields=len(header), columns=columns, header=True, expected=f"tab-separated {', '.join(header)}"
   )
@@ -127,7 +130,7 @@ def read_csv(
     raise ValueError(f"Expected separator of one character, got {separator!r}.")
   path = existing_file(path)
   header = _header(path, separator, quoted=True)
-  columns = _locate(path, header, _wanted(user, item, rating, timestamp))
+  columns = _locate(path, header, _wanted(user, item, rating, timestamp), separator)
   form = Form(
     separator=separator,
     num_fields=len(header),
@@ -165,7 +168,7 @@ def read_parquet(
   path = existing_file(path)
   wanted = _wanted(user, item, rating, timestamp)
   try:
-    _locate(path, pyarrow.parquet.read_schema(path).names, wanted, line=False)
+    _locate(path, pyarrow.parquet.read_schema(path).names, wanted)
     table = pyarrow.parquet.read_table(path, columns=list(dict.fromkeys(wanted.values())))
   except pa.ArrowInvalid as error:
     raise ValueError(f"{path} is not a Parquet file: {error}. For text use read_csv.") from error

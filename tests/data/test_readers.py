@@ -42,7 +42,8 @@ GOOD = "1::2::3::4\n"
 @pytest.mark.parametrize(
   ("line", "message"),
   [
-    ("1::2::3", r"line 2: '1::2::3' has 3 fields; expected `user::item::rating::timestamp` \(4 fields\)"),
+    ("1::2::3", r"line 2: '1::2::3' has 3 fields; expected `user::item::rating::timestamp` \(4 fields\).$"),
+    ("1\t2\t3\t4", r"has 1 fields; .* It seems to be separated by '\\t', not '::': use the reader of that form"),
     ("1:x:2::3::4", "line 2: .* has 3 fields"),
     ("1::2::3::4::5", "has 5 fields"),
     ("-1::2::3::4", "line 2: '-1::2::3::4': negative user id -1"),
@@ -160,8 +161,12 @@ def test_csv_dates_become_seconds(tmp_path):
     ("user_id,item_id\n", "holds no ratings"),
     ("user_id,item_id,at\n1,2,2020-01-01\n1,2,soon\n", "line 3"),
     ("user_id,item_id,at\n1,2,\n", "the timestamp is missing"),
+    ("user_id,item_id,at\n1,2,2020-01-01\n1,3,978300760\n",
+     r"line 3: the timestamp '978300760' is a number, that of line 2 \('2020-01-01'\) is a date; write all in one way"),
+    ("user_id;item_id\n1;2\n", "pass the name of the user column. It seems to be separated by ';', not ','"),
+    ("user_id\n1\n", "no column named 'item_id'; pass the name of the item column.$"),
   ],
-)
+)  # fmt: skip
 def test_csv_refuses(tmp_path, text, message):
   (tmp_path / "x.csv").write_text(text)
   with pytest.raises(ValueError, match=message):
