@@ -6,7 +6,7 @@ gradient, but a dense optimizer, a propagation and a moving average pass over th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -36,15 +36,15 @@ class OwnRows(NamedTuple):
 def applies(model: Model, config: TrainConfig) -> bool:
   """Whether training neither reads nor moves a row without a pair of the shard, and yet costs by all rows.
 
-  So it is where negatives are the shard's own items and the optimizer passes over tables: not for WMF, which reads all
-  items, NeuMF, whose tables are others, and row optimizers, which cost by the batch.
+  So it is for BPRMF and LightGCN where negatives are the shard's own items and the optimizer passes over tables. Not
+  for WMF, which reads all items, NeuMF, whose tables are others, a model that we do not know, and row optimizers,
+  which cost by the batch.
   """
   return (
-    model.batches == "pairwise"
-    and model.inner_product
+    model.name in ("bprmf", "lightgcn")
     and config.negatives == "present"
     and config.optimizer in optimizers.DENSE
-  )
+  )  # fmt: skip
 
 
 def _height(count: int) -> int:
@@ -53,33 +53,18 @@ def _height(count: int) -> int:
   return power * 3 // 4 if count <= power * 3 // 4 else power
 
 
-def _heights(part: Interactions) -> tuple[int, int]:
-  return _height(int((part.user_degrees() > 0).sum())), _height(int((part.item_degrees() > 0).sum()))
+def find(part: Interactions) -> OwnRows | None:
+  """The rows of a shard, which depend on its own pairs alone; None for one that trains on whole tables."""
 
-
-def find(parts: Sequence[Interactions], *, alike: Sequence[Interactions] | None) -> list[OwnRows | None]:
-  """The rows of each shard; None for a shard that trains on whole tables.
-
-  Args:
-    parts: the shards' pairs, over the same axes.
-    alike: shards that have to share one height with these; None: each has its own.
-  """
-  num_rows = parts[0].num_users, parts[0].num_items
-  heights = [_heights(part) for part in parts]
-  if alike is not None:
-    common = np.max([*heights, *(_heights(part) for part in alike)], axis=0)
-    heights = [(int(common[0]), int(common[1]))] * len(parts)
-
-  def rows(degree: np.ndarray, height: int) -> np.ndarray:
+  def rows(degree: np.ndarray) -> np.ndarray:
     found = np.flatnonzero(degree).astype(np.int32)
-    return np.pad(found, (0, height - found.size), constant_values=degree.size)
+    return np.pad(found, (0, _height(found.size) - found.size), constant_values=degree.size)
 
-  return [
-    OwnRows(rows(part.user_degrees(), height[0]), rows(part.item_degrees(), height[1]))
-    if sum(num_rows) >= MIN_ROWS and sum(height) <= MAX_SHARE * sum(num_rows)
-    else None
-    for part, height in zip(parts, heights, strict=True)
-  ]
+  num_rows = part.num_users + part.num_items
+  if num_rows < MIN_ROWS:
+    return None
+  own = OwnRows(rows(part.user_degrees()), rows(part.item_degrees()))
+  return own if own.user.size + own.item.size <= MAX_SHARE * num_rows else None
 
 
 def narrow(interactions: Interactions, rows: OwnRows) -> Interactions:
@@ -111,9 +96,9 @@ def take(state: TrainState, rows: OwnRows) -> TrainState:
   return jax.tree_util.tree_map_with_path(pick, state)
 
 
-@jax.jit
+@functools.partial(jax.jit, donate_argnames=("state",))
 def put(state: TrainState, rows: OwnRows, own: TrainState) -> TrainState:
-  """The state with these rows, and all that has no rows, from `own`."""
+  """The state, which is consumed, with these rows, and all that has no rows, from `own`."""
 
   def write(path: tuple[Any, ...], leaf: jax.Array, new: jax.Array) -> jax.Array:
     name = _table_of(path)

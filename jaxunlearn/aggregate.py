@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from jaxunlearn import _present_rows, losses
+from jaxunlearn import _present_rows, losses, optimizers
 from jaxunlearn._present_rows import PresentRows
 from jaxunlearn._validate import check_choice, check_non_negative, check_positive
 from jaxunlearn.base import Batch, Context, Embeddings, Model, Params, Scorer, inner_product_score
@@ -46,6 +46,19 @@ class AggregateConfig:
     check_non_negative("l2", self.l2)
     check_non_negative("row_l2", self.row_l2)
     check_non_negative("mean_weight", self.mean_weight)
+    check_choice("train.optimizer of an aggregator", self.train.optimizer, tuple(optimizers.DENSE))
+    if self.propagate_last and self.kind != "attention":
+      raise ValueError(
+        f'Expected kind="attention" with propagate_last=True, got {self.kind!r}, which puts encoded vectors together.'
+      )
+
+
+def check_aggregates(model: Model, config: AggregateConfig) -> None:
+  """Raises ValueError where submodels of this kind cannot be put together so."""
+  if config.propagate_last and model.name != "lightgcn":
+    raise ValueError(f"Expected propagate_last=False for {model.name}, which has no graph to propagate over.")
+  if config.kind == "combined" and not model.inner_product:
+    raise ValueError(f'Expected kind="attention" for {model.name}, got "combined", which adds inner products.')
 
 
 class ShardVectors(struct.PyTreeNode):
@@ -90,16 +103,9 @@ def shard_vectors(
     config: whether layer 0 is taken instead of the encoded vectors, and whether rows without a pair are zeros.
 
   Raises:
-    ValueError: `propagate_last` for a model without a graph; "combined" with it, or for a model whose score is not an
-      inner product.
+    ValueError: `propagate_last` for a model without a graph; "combined" for one whose score is no inner product.
   """
-  if config.propagate_last and model.name != "lightgcn":
-    raise ValueError(f"Expected propagate_last=False for {model.name}, which has no graph to propagate over.")
-  if config.kind == "combined" and (config.propagate_last or not model.inner_product):
-    raise ValueError(
-      f'Expected aggregate.kind="attention" for {model.name} with propagate_last={config.propagate_last}, got '
-      '"combined", which adds inner products of encoded vectors.'
-    )
+  check_aggregates(model, config)
   if config.propagate_last:
     vectors = [Embeddings(p["user"], p["item"]) for p in params]
   else:

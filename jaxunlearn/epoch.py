@@ -46,6 +46,15 @@ class TrainConfig:
     check_choice("negatives", self.negatives, ("all", "present"))
     check_fraction("validation_fraction", self.validation_fraction)
     check_fraction("average", self.average, closed=True)
+    name, _, cutoff = self.monitor.partition("@")
+    check_choice("monitor", name, ("ndcg", "recall", "hr"))
+    if not cutoff.isdigit() or int(cutoff) < 1:
+      raise ValueError(f"Expected monitor={self.monitor!r} as metric@k, for example 'ndcg@20'.")
+
+  @property
+  def cutoff(self) -> int:
+    """The k of `monitor`."""
+    return int(self.monitor.partition("@")[2])
 
 
 class TrainState(struct.PyTreeNode):

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxunlearn._validate import check_positive
+from jaxunlearn._validate import check_whole
 from jaxunlearn.base import Scorer
 from jaxunlearn.data.interactions import Interactions
 from jaxunlearn.data.vocabulary import Vocabulary
@@ -102,7 +102,7 @@ def recommend(
     ValueError: k < 1; ids of the wrong kind; axes that differ; `seen` is None although something is to be excluded,
       or although a user is unknown; NaN scores.
   """
-  check_positive("k", k)
+  check_whole("k", k)
   _check_axes(scorer, users, items, seen)
   if seen is None:
     if exclude_seen:

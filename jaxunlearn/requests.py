@@ -71,8 +71,8 @@ class Request:
     named = Interactions.from_pairs(pair_user[known], pair_item[known], num_users=num_users, num_items=num_items)
     present = interactions.contains(named)
     if self.missing == "raise" and not present.all():
-      absent = named.select(~present)
-      shown = [p for p, u, i in zip(pairs, pair_user, pair_item, strict=True) if absent.contains(_one(u, i, absent))[0]]
+      absent = known & np.isin(pair_user * num_items + pair_item, named.select(~present).keys())
+      shown = [pairs[i] for i in np.flatnonzero(absent)]
       raise ValueError(
         f"Expected every pair of the request to be in the training data; not there: {_first_five(shown)}. "
         "Drop them, or pass missing='ignore'."
@@ -94,10 +94,6 @@ class Request:
         )
       chosen |= marked[column]
     return interactions.select(chosen)
-
-
-def _one(user: int, item: int, like: Interactions) -> Interactions:
-  return Interactions(np.asarray([user], np.int32), np.asarray([item], np.int32), like.num_users, like.num_items)
 
 
 def _is_pair(pair: Any) -> bool:

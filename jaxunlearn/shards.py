@@ -162,6 +162,7 @@ def _run(
   num_epochs: list[int],
   config: TrainConfig,
   model: Model,
+  numbers: Sequence[int],
 ) -> list[TrainState]:
   """Trains shard s for num_epochs[s] more epochs; 0 leaves it. The states are consumed."""
   scalars = tuple(jnp.float32(x) for x in (config.learning_rate, config.average, config.user_weight_power))
@@ -212,7 +213,7 @@ def _run(
   for shard, flag in enumerate(bad):
     if flag >= 0:
       raise ValueError(
-        f"Training {model.name} diverged on shard {shard} of those trained: the loss is not finite in epoch "
+        f"Training {model.name} diverged on shard {numbers[shard]}: the loss is not finite in epoch "
         f"{int(new[shard].epoch) - num_epochs[shard] + flag + 1} (learning_rate={config.learning_rate}). Lower "
         "learning_rate, or raise the L2 weight."
       )
@@ -235,17 +236,19 @@ def train_shards(
   graphs: Sequence[Interactions] | None = None,
   validation: Sequence[Interactions] | None = None,
   capacity: int | None = None,
+  graph_capacity: int | None = None,
   like: Sequence[Interactions] = (),
   known: Interactions | None = None,
   placement: Placement | None = None,
   progress: bool | None = None,
   label: str = "",
+  numbers: Sequence[int] | None = None,
 ) -> ShardFit:
   """Trains a submodel a shard.
 
   Where negatives are a shard's own items and the optimizer passes over tables (LightGCN), shards of sparse data train
-  on the rows that they have pairs in: on a CPU bit for bit what whole tables give. Not with `start`, `graphs`,
-  `validation` or `known`.
+  on the rows that they have pairs in, one after another ("map"): the same draws, the same numbers up to rounding. Not
+  with `start`, `graphs`, `validation` or `known`.
 
   Args:
     keys: one a shard; everything random in a shard is folded in from its own.
@@ -258,11 +261,13 @@ def train_shards(
       the others go on, and returns its best epoch; a shard without held-out pairs trains to the end.
     capacity: pairs that arrays are padded to; enough for the largest shard when None. Passing the one of an earlier
       call keeps its compiled program.
+    graph_capacity: the same for contexts, where they are made of more pairs than are trained on; `capacity` when None.
     like: all shards, where `parts` are some of them: the program is then the one that trained all.
     known: pairs that negatives avoid, a shard's own when None. Those of other shards end the isolation.
     placement: how shards are run.
     progress: as for `train.fit`.
     label: text before the progress bar.
+    numbers: what messages call the shards; 0, 1, … when None.
 
   Raises:
     ValueError: a loss is not finite (shard and epoch are named).
@@ -276,20 +281,27 @@ def train_shards(
     states = [init_state(key, model, part, config) for key, part in zip(keys, parts, strict=True)]
   else:
     states = [copy_tree(state) for state in start]
+  # Not where several are trained at once: they would share a height, which then depends on other shards' pairs.
+  alone = start is None and graphs is parts and known is None and validation is None
+  one_by_one = placement.resolved == "map" and placement.mesh is None
+  own: list[_own_rows.OwnRows | None]
+  if alone and one_by_one and _own_rows.applies(model, config):
+    own = [_own_rows.find(part) for part in parts]
+  else:
+    own = [None] * len(parts)
   whole = states
-  own: list[_own_rows.OwnRows | None] = [None] * len(parts)
-  if start is None and graphs is parts and known is None and validation is None and _own_rows.applies(model, config):
-    # Sparse data: a shard trains on the rows that it has pairs in, by the same draws, in smaller tables.
-    together = placement.mesh is not None or placement.resolved == "vmap"
-    own = _own_rows.find(parts, alike=like if together else None)
+  if any(rows is not None for rows in own):
     states = [state if rows is None else _own_rows.take(state, rows) for state, rows in zip(whole, own, strict=True)]
     parts = [part if rows is None else _own_rows.narrow(part, rows) for part, rows in zip(parts, own, strict=True)]
     graphs = parts
   contexts, data = (
-    contexts_of(model, graphs, capacity),
+    contexts_of(model, graphs, capacity if graph_capacity is None else graph_capacity),
     prepare_alike(model, parts, config, capacity=capacity, like=like, known=known),
   )
-  run = functools.partial(_run, placement, keys, contexts=contexts, data=data, config=config, model=model)
+  numbers = range(len(parts)) if numbers is None else numbers
+  run = functools.partial(
+    _run, placement, keys, contexts=contexts, data=data, config=config, model=model, numbers=numbers
+  )  # fmt: skip
   trained = [model.batches != "none" and len(part) > 0 for part in parts]
   show = sys.stderr.isatty() if progress is None else progress
   bar = tqdm(
@@ -324,9 +336,8 @@ def _with_early_stopping(
   bar: Any,
 ) -> ShardFit:
   """Each shard until its own patience is over, by its own held-out pairs."""
-  cutoff = int(config.monitor.partition("@")[2])
   evaluators = [
-    RankingEvaluator(held, mask=part, ks=(cutoff,)) if len(held) else None
+    RankingEvaluator(held, mask=part, ks=(config.cutoff,)) if len(held) else None
     for held, part in zip(validation, parts, strict=True)
   ]
   num = len(states)

@@ -18,7 +18,6 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxunlearn import checkpoint
-from jaxunlearn._validate import check_choice
 from jaxunlearn.base import Context, Model, Params, scorer_of
 from jaxunlearn.data.interactions import Interactions
 from jaxunlearn.data.splits import hold_out
@@ -102,7 +101,7 @@ def fit(
     return FitResult(model.init(key, interactions.num_users, interactions.num_items), context, 0, [])
   if not len(interactions):
     raise ValueError(f"Expected at least one training pair for {model.name}, got {interactions!r}.")
-  evaluator = RankingEvaluator(validation, mask=interactions, ks=(_cutoff(config),)) if validation is not None else None
+  evaluator = RankingEvaluator(validation, mask=interactions, ks=(config.cutoff,)) if validation is not None else None
   if params is None:
     state = init_state(key, model, interactions, config)
   else:
@@ -168,14 +167,6 @@ def fit(
   if evaluator is None:
     return FitResult(state.average, context, done, history)
   return FitResult(best, context, best_epoch, history)
-
-
-def _cutoff(config: TrainConfig) -> int:
-  name, _, cutoff = config.monitor.partition("@")
-  check_choice("monitor", name, ("ndcg", "recall", "hr"))
-  if not cutoff.isdigit() or int(cutoff) < 1:
-    raise ValueError(f"Expected monitor={config.monitor!r} as metric@k, for example 'ndcg@20'.")
-  return int(cutoff)
 
 
 def _identity(

@@ -16,6 +16,7 @@ from jaxunlearn.epoch import prepare
 from jaxunlearn.sampling import epoch_order, pairwise_batch, shuffle_strata, users_batch
 from jaxunlearn.shards import train_shards
 from jaxunlearn.train import TrainConfig
+from jaxunlearn.unlearn import _sharded
 from tests.small import checkerboard
 
 SHARDS, LAYERS = 3, 2
@@ -251,10 +252,26 @@ def test_combined_adds_the_shards_own_scores_in_units_of_their_spread():
   np.testing.assert_allclose(combined, wanted, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(("name", "changes"), [("neumf", {}), ("lightgcn", {"propagate_last": True})])
-def test_combined_needs_inner_products_of_encoded_vectors(name, changes):
-  with pytest.raises(ValueError, match=f"for {name} with propagate_last"):
-    submodels(name, AggregateConfig(kind="combined", **changes))
+def test_combined_needs_inner_products():
+  with pytest.raises(ValueError, match='for neumf, got "combined"'):
+    submodels("neumf", AggregateConfig(kind="combined"))
+
+
+@pytest.mark.parametrize("kind", ["mean", "static", "combined"])
+def test_only_attention_propagates_what_it_puts_together(kind):
+  """The others would serve layer 0, which was the case for the mean and static weights."""
+  with pytest.raises(ValueError, match=f"propagate_last=True, got '{kind}'"):
+    AggregateConfig(kind=kind, propagate_last=True)
+
+
+def test_an_aggregator_is_refused_before_a_shard_is_trained(monkeypatch):
+  monkeypatch.setattr(_sharded, "train_shards", None)
+  for model, changes in (("neumf", {"kind": "combined"}), ("bprmf", {"propagate_last": True})):
+    config = _sharded.ShardConfig(aggregate=AggregateConfig(**changes))
+    with pytest.raises(ValueError, match=f"for {model}"):
+      _sharded.sharded(MODELS[model], config, lambda key, data: None, name="any")
+  with pytest.raises(ValueError, match="train.optimizer of an aggregator"):
+    AggregateConfig(train=TrainConfig(optimizer="row_adam"))
 
 
 def test_lightgcn_can_propagate_what_is_aggregated():

@@ -85,8 +85,10 @@ def test_early_stopping_ends_a_shard_while_others_go_on():
 def test_a_shard_that_diverges_is_named():
   keys, parts = shards_of(random_pairs())
   config = dataclasses.replace(CONFIG, learning_rate=1e30, optimizer="sgd", num_epochs=6)
-  with pytest.raises(ValueError, match="diverged on shard 0"):
+  with pytest.raises(ValueError, match="diverged on shard 0:"):
     train_shards(keys, MODELS["bprmf"], parts, config)
+  with pytest.raises(ValueError, match="diverged on shard 7:"):
+    train_shards(keys[:2], MODELS["bprmf"], parts[:2], config, numbers=[7, 3])
 
 
 def test_a_mesh_of_another_axis_is_refused():

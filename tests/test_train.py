@@ -147,7 +147,16 @@ def test_nothing_to_train_on_is_refused():
 
 @pytest.mark.parametrize(
   "change",
-  [{"num_epochs": 0}, {"optimizer": "adamm"}, {"average": 1.5}, {"validation_fraction": 0.0}, {"learning_rate": -1}],
+  [
+    {"num_epochs": 0},
+    {"optimizer": "adamm"},
+    {"average": 1.5},
+    {"validation_fraction": 0.0},
+    {"learning_rate": -1},
+    {"monitor": "ndcg"},
+    {"monitor": "mrr@10"},
+    {"monitor": "ndcg@0"},
+  ],
 )
 def test_bad_configurations_are_refused(change):
   with pytest.raises(ValueError, match=next(iter(change))):

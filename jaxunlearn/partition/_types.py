@@ -116,12 +116,14 @@ def check_aligned(partition: Partition, interactions: Interactions) -> None:
     )
 
 
-def check_num_shards(num_shards: int, num_units: int | None = None, unit: str = "pairs") -> None:
+def check_num_shards(
+  num_shards: int, num_units: int | None = None, unit: str = "pairs", *, name: str = "num_shards"
+) -> None:
   """Raises ValueError unless 1 <= num_shards, an integer, <= num_units (where there is a limit)."""
   if isinstance(num_shards, bool) or not isinstance(num_shards, (int, np.integer)) or num_shards < 1:
-    raise ValueError(f"Expected num_shards={num_shards!r} to be an integer >= 1.")
+    raise ValueError(f"Expected {name}={num_shards!r} to be an integer >= 1.")
   if num_units is not None and num_shards > num_units:
-    raise ValueError(f"Expected num_shards={num_shards} <= {num_units} {unit} to distribute; lower num_shards.")
+    raise ValueError(f"Expected {name}={num_shards} <= {num_units} {unit} to distribute; lower {name}.")
 
 
 def check_vectors(name: str, vectors: Any, num_rows: int) -> np.ndarray:

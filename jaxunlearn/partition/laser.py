@@ -20,20 +20,28 @@ _POWERS, _MORE = 30, 8  # of subspace iteration: passes, and vectors beyond thos
 def _leading(operator: scipy.sparse.linalg.LinearOperator, dim: int, rng: np.random.Generator) -> np.ndarray:
   """Left singular vectors of the `dim` largest singular values, [rows, dim].
 
+  As `scipy.sparse.linalg.svds`, which does not hand its generator on: where Lanczos iteration meets an invariant
+  subspace (blocks, low rank), it goes on from a vector that is drawn, and the same key has to give the same groups.
+
   Of data in more pieces than `dim` the largest value is multiple that often, any basis of its space is as good as
-  another, and Lanczos iteration, which wants to tell them apart, may never end. Subspace iteration then serves.
+  another, and Lanczos iteration, which wants to tell them apart, may never end; nor does it start where the operator is
+  zero (every user has every item). Subspace iteration serves then.
   """
+  tall = operator.shape[0] >= operator.shape[1]
+  wide, back = (operator, operator.adjoint()) if tall else (operator.adjoint(), operator)
+  size = wide.shape[1]
   try:
-    return np.asarray(
-      scipy.sparse.linalg.svds(
-        operator, k=dim, v0=rng.standard_normal(min(operator.shape)), maxiter=MAX_RESTARTS
-      )[0]
-    )  # fmt: skip
-  except scipy.sparse.linalg.ArpackNoConvergence:
-    block = rng.standard_normal((operator.shape[1], min(dim + _MORE, min(operator.shape))))
+    square = scipy.sparse.linalg.LinearOperator((size, size), matvec=lambda x: back.matvec(wide.matvec(x)), dtype=float)
+    basis = scipy.sparse.linalg.eigsh(
+      square, k=dim, v0=rng.standard_normal(size), maxiter=MAX_RESTARTS, rng=rng
+    )[1]  # fmt: skip
+    basis = np.linalg.qr(basis)[0]
+  except scipy.sparse.linalg.ArpackError:
+    basis = rng.standard_normal((size, min(dim + _MORE, size)))
     for _ in range(_POWERS):
-      block = np.linalg.qr(operator.rmatmat(np.linalg.qr(operator.matmat(block))[0]))[0]
-    return np.linalg.svd(operator.matmat(block), full_matrices=False)[0][:, :dim]
+      basis = np.linalg.qr(back.matmat(np.linalg.qr(wide.matmat(basis))[0]))[0]
+  image, _, mix = np.linalg.svd(wide.matmat(basis), full_matrices=False)
+  return np.asarray((image if tall else basis @ mix.T)[:, :dim])
 
 
 def hypergraph_embedding(incidence: scipy.sparse.csr_matrix, dim: int, rng: np.random.Generator) -> np.ndarray:
@@ -114,7 +122,7 @@ def laser(
     key: PRNG key; the same key gives the same groups.
     interactions: N pairs.
     num_groups: K, from 1 to the number of users with a pair.
-    dim: eigenvectors, ≥ 1 and below the number of users and of items with a pair.
+    dim: eigenvectors, ≥ 1; one less than there are users or items with a pair, where those are fewer.
     max_iterations: passes of k-means at most, ≥ 1.
     restarts: ≥ 1.
 
@@ -128,10 +136,12 @@ def laser(
   check_positive("restarts", restarts)
   users, row = np.unique(interactions.user, return_inverse=True)
   items, column = np.unique(interactions.item, return_inverse=True)
-  check_num_shards(num_groups, users.size, "users with a pair")
+  check_num_shards(num_groups, users.size, "users with a pair", name="num_groups")
+  check_positive("dim", dim)
   limit = min(users.size, items.size)
-  if not 1 <= dim < limit:
-    raise ValueError(f"Expected dim={dim} >= 1 and < {limit}, the lesser of the users' and items' number; change dim.")
+  if limit < 2:
+    raise ValueError(f"Expected two users and two items with a pair to group by, got {users.size} and {items.size}.")
+  dim = min(dim, limit - 1)
   incidence = scipy.sparse.csr_matrix((np.ones(row.size, np.float32), (row, column)), (users.size, items.size))
   key, embedding_key = jax.random.split(key)
   points = hypergraph_embedding(incidence, dim, host_rng(embedding_key))

@@ -13,11 +13,12 @@ from flax import struct
 
 from jaxunlearn import partition as partitions
 from jaxunlearn._validate import check_own_vectors, check_positive
-from jaxunlearn.aggregate import AggregateConfig, aggregated_scorer, fit_aggregator, shard_vectors
+from jaxunlearn.aggregate import AggregateConfig, aggregated_scorer, check_aggregates, fit_aggregator, shard_vectors
 from jaxunlearn.base import Model, Params, Scorer, Unlearner, UnlearnResult
 from jaxunlearn.data.interactions import Interactions, capacity_for
 from jaxunlearn.epoch import TrainConfig, TrainState, check_avoids
 from jaxunlearn.partition import Partition
+from jaxunlearn.partition._types import check_aligned
 from jaxunlearn.requests import Request, resolve
 from jaxunlearn.shards import Placement, contexts_of, train_shards
 
@@ -117,6 +118,7 @@ def _train(
       known=interactions if config.shared_positives else None,
       placement=config.placement,
       progress=progress,
+      numbers=which,
     )
     for at, s in enumerate(which):
       if stage < num_slices - 1:
@@ -129,9 +131,17 @@ def _train(
 def hold_out(
   key: jax.Array, parts: Sequence[Interactions], fraction: float
 ) -> tuple[list[Interactions], list[Interactions]]:
-  """Splits each shard by a hash of the pair, so that which pairs are held out does not depend on the others."""
-  buckets = max(2, round(1 / fraction))
-  held = [partitions.random(jax.random.fold_in(key, _HOLDOUT), part, buckets).shard == 0 for part in parts]
+  """Splits each shard by a hash of the pair. Of a user or item that would be left without one, no pair is held out.
+
+  What is held out depends on the shard's own pairs alone. A row that is never trained would be served as it was drawn.
+  """
+  buckets = 1000
+  key = jax.random.fold_in(key, _HOLDOUT)
+  held = []
+  for part in parts:
+    out = partitions.random(key, part, buckets).shard < max(1, round(buckets * fraction))
+    rest = part.select(~out)
+    held.append(out & (rest.user_degrees()[part.user] > 0) & (rest.item_degrees()[part.item] > 0))
   split = list(zip(parts, held, strict=True))
   return [part.select(~out) for part, out in split], [part.select(out) for part, out in split]
 
@@ -253,12 +263,15 @@ def sharded(
   """An `Unlearner` of a way to partition and a `ShardConfig`; `sisa`, `grapheraser` and `receraser` name theirs.
 
   Raises:
-    ValueError: the model is `frozen`: its vectors came from elsewhere, and nothing here trains them anew.
+    ValueError: the model is `frozen`: its vectors came from elsewhere, and nothing here trains them anew. Or submodels
+      of its kind cannot be put together so.
   """
   check_own_vectors(name, model)
+  check_aggregates(model, config.aggregate)
 
   def fit_fn(key: jax.Array, interactions: Interactions) -> ShardedState:
     made = partition(jax.random.fold_in(key, _PARTITION), interactions)
+    check_aligned(made, interactions)
     return fit_sharded(key, model, interactions, made, config, progress=progress)
 
   def unlearn_fn(key: jax.Array, state: ShardedState, request: Request | Interactions) -> UnlearnResult:

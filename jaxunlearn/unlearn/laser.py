@@ -14,6 +14,7 @@ from jaxunlearn.base import Model, Params, Scorer, Unlearner, UnlearnResult, sco
 from jaxunlearn.data.interactions import Interactions, capacity_for
 from jaxunlearn.epoch import TrainConfig, state_from
 from jaxunlearn.partition import Partition
+from jaxunlearn.partition._types import check_aligned
 from jaxunlearn.requests import Request, resolve
 from jaxunlearn.shards import Placement, train_shards
 from jaxunlearn.unlearn._sharded import PartitionFn, hold_out
@@ -37,13 +38,15 @@ class LASERState(struct.PyTreeNode):
     checkpoints: K parameter trees, the model after each group; the last is served.
     interactions: the retained pairs; nothing that was forgotten.
     partition: the group of each retained pair, in the order of training.
-    capacity: pairs that a group's arrays are padded to.
+    capacity: pairs that graphs are padded to, enough for all.
+    group_capacity: pairs that a group's arrays are padded to.
   """
 
   checkpoints: tuple[Params, ...]
   interactions: Interactions
   partition: Partition
   capacity: int = struct.field(pytree_node=False)
+  group_capacity: int = struct.field(pytree_node=False)
 
   @property
   def derived(self) -> list[str]:
@@ -60,7 +63,7 @@ def _chain(
   partition: Partition,
   first: int,
   clean: tuple[Params, ...],
-  capacity: int,
+  capacities: tuple[int, int],
   progress: bool | None,
 ) -> LASERState:
   """Trains groups `first` … K − 1, from the last of the `clean` checkpoints (a fresh initialisation without any)."""
@@ -77,16 +80,17 @@ def _chain(
       if config.early_stopping:
         (part,), validation = hold_out(key, [part], train.validation_fraction)
       # The graph of the groups so far: one of all would let later groups into this checkpoint.
-      graph = interactions.select(partition.shard <= group)
+      graph = interactions.select(partition.shard < group).union(part)
       fitted = train_shards(
         [group_key], model, [part], train,
         start=[state_from(model, params, train)],
-        graphs=[graph], validation=validation, capacity=capacity, placement=Placement(way="map"), progress=progress,
-        label=f"group {group + 1} of {partition.num_shards}",
+        graphs=[graph], validation=validation, graph_capacity=capacities[0], capacity=capacities[1],
+        placement=Placement(way="map"), progress=progress, label=f"group {group + 1} of {partition.num_shards}",
+        numbers=[group],
       )  # fmt: skip
       params = fitted.params[0]
     checkpoints.append(params)
-  return LASERState(tuple(checkpoints), interactions, partition, capacity)
+  return LASERState(tuple(checkpoints), interactions, partition, *capacities)
 
 
 def laser(
@@ -133,9 +137,9 @@ def laser(
   def fit_fn(key: jax.Array, interactions: Interactions) -> LASERState:
     group_key = jax.random.fold_in(key, 2)
     made = groups(group_key, interactions) if groups else partitions.laser(group_key, interactions, config.num_groups)
-    return _chain(
-      key, model, train, config, interactions, made, 0, (), capacity_for(len(interactions)), progress
-    )  # fmt: skip
+    check_aligned(made, interactions)
+    capacities = capacity_for(len(interactions)), capacity_for(int(made.sizes().max()))
+    return _chain(key, model, train, config, interactions, made, 0, (), capacities, progress)
 
   def unlearn_fn(key: jax.Array, state: LASERState, request: Request | Interactions) -> UnlearnResult:
     forget = resolve(request, state.interactions)
@@ -147,7 +151,7 @@ def laser(
     kept = state.partition.select(~gone)
     new = _chain(
       key, model, train, config, state.interactions.without(forget), kept, first, state.checkpoints[:first],
-      state.capacity, progress,
+      (state.capacity, state.group_capacity), progress,
     )  # fmt: skip
     jax.block_until_ready(new.checkpoints)
     info = {
@@ -161,7 +165,8 @@ def laser(
 
   def refit_fn(key: jax.Array, state: LASERState) -> LASERState:
     return _chain(
-      key, model, train, config, state.interactions, state.partition, 0, (), state.capacity, progress
+      key, model, train, config, state.interactions, state.partition, 0, (), (state.capacity, state.group_capacity),
+      progress,
     )  # fmt: skip
 
   def scorer(state: LASERState) -> Scorer:

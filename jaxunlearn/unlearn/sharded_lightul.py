@@ -245,18 +245,12 @@ def sharded_lightul(
     progress: as for `train.fit`.
 
   Raises:
-    ValueError: the score is no inner product, the objective is "released", or the aggregate is neither mean nor static,
-      or propagates last.
+    ValueError: the score is no inner product, the objective is "released", or the aggregate is neither mean nor static.
   """
   config = config or LightULConfig()
   _check_model(model)
   _check_objective(config)
   _check_kind(shard_config.aggregate.kind)
-  if shard_config.aggregate.propagate_last:
-    raise ValueError(
-      "Expected aggregate.propagate_last=False: the mean and static weights put encoded vectors together; "
-      "propagating afterwards is attention's."
-    )
   base = sharded(model, shard_config, partition, name=name, progress=progress)
   way = "map" if shard_config.placement.way == "map" else "vmap"
 

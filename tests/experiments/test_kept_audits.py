@@ -13,14 +13,14 @@ EXACT = ("retrain", "sisa", "grapheraser", "receraser", "receraser-ubp", "laser"
 
 
 def intervals(*methods):
-  """{(file, method, attack, selection): interval}; an audit that was continued in a second file counts once."""
+  """{(file, method, attack, selection): interval}; Retrain counts once where a second file has further methods."""
   found = {}
   for path in FILES:
     audit = json.loads(path.read_text("utf-8"))["audit"]
     for method in set(methods) & set(audit):
       for attack, selections in audit[method].items():
         for selection, one in selections.items():
-          found[path.stem.removesuffix("-more"), method, attack, selection] = one["auc_interval"]
+          found[path.stem.removesuffix("-more").replace("-exact", ""), method, attack, selection] = one["auc_interval"]
   return found
 
 

@@ -112,6 +112,22 @@ def test_selections_of_users():
         check(cell, result, metric, row)
 
 
+def test_ratios_and_hops():
+  """Share out of the top 50, and NDCG@20."""
+  rows = tables("model | forgotten | seeds")
+  assert len(rows) == 3 * 4
+  names = {"L2UnRank, hops 0": "l2unrank[hops=0]", "hops 1": "l2unrank[hops=1]", "hops 2": "l2unrank[hops=2]"}
+  for row in rows:
+    ratio = f"{float(row['forgotten'].split()[0]) / 100:g}"
+    (folder,) = (_readme.KEPT / "l2unrank" / ratio).glob(f"*/ml-1m/{row['model']}")
+    for column in ("Retrain", *names, "rownewton"):
+      path = folder / names.get(column, column.lower()) / "result.json"
+      result = json.loads(path.read_text("utf-8"))
+      assert int(row["seeds"]) == len(result["seeds"]), (row, column)
+      for cell, metric in zip(row[column].split(" / "), (METRICS["out of top 50"], "utility.ndcg@20"), strict=True):
+        check(cell, result, metric, row)
+
+
 def test_base_models():
   rows = tables("`ml-1m` | seeds | Original NDCG@20")
   assert len(rows) == 4
@@ -129,7 +145,7 @@ def test_base_models():
 
 ALL_ROWS = "scope=all+" + CLOSE
 AUDITS = (  # the tables in their order: files, and the variants that their rows name
-  (("audit-ml-100k-bprmf",), {}),
+  (("audit-ml-100k-bprmf", "audit-exact-ml-100k-bprmf"), {}),
   (
     ("audit-ml-1m-bprmf",),
     {f"{name} rounds, all rows": f"num_rounds={n}+{ALL_ROWS}" for name, n in (("two", 2), ("three", 3), ("four", 4))},
@@ -147,6 +163,7 @@ AUDITS = (  # the tables in their order: files, and the variants that their rows
     },
   ),
 )
+AGAIN = {"seed 1: likelihood ratio": "audit-ml-100k-bprmf-seed1"}  # a column that is of another file
 ATTACKS = {
   "score threshold": ("threshold", "all"),
   "trained attack": ("trained", "all"),
@@ -182,4 +199,8 @@ def test_attacks():
       for column, (attack, selection) in ATTACKS.items():
         check_attack(row[column], lambda when: audit[method + when][attack][selection], row)  # noqa: B023
         seen += 1
-  assert seen >= 4 * 25
+      for column in set(AGAIN) & set(row):
+        again = json.loads((_readme.KEPT / f"{AGAIN[column]}.json").read_text("utf-8"))["audit"]
+        check_attack(row[column], lambda when: again[method + when]["lira"]["all"], row)  # noqa: B023
+        seen += 1
+  assert seen >= 4 * 25 + 20

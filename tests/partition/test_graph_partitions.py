@@ -124,15 +124,15 @@ def test_bekm_is_balanced_kmeans_of_users_and_items(num_shards):
 @pytest.mark.parametrize("restarts", [300, 1])
 def test_the_hypergraph_embedding_spans_the_leading_eigenvectors(restarts, monkeypatch):
   """By Lanczos iteration, and by subspace iteration where that finds no end."""
-  module, singular, ended = importlib.import_module("jaxunlearn.partition.laser"), scipy.sparse.linalg.svds, []
+  module, eigen, ended = importlib.import_module("jaxunlearn.partition.laser"), scipy.sparse.linalg.eigsh, []
 
   def watched(*args, **kwargs):
-    found = singular(*args, **kwargs)
+    found = eigen(*args, **kwargs)
     ended.append(True)
     return found
 
   monkeypatch.setattr(module, "MAX_RESTARTS", restarts)
-  monkeypatch.setattr(scipy.sparse.linalg, "svds", watched)
+  monkeypatch.setattr(scipy.sparse.linalg, "eigsh", watched)
   pairs = random_pairs(num_pairs=300)
   incidence = pairs.to_csr()[np.unique(pairs.user)][:, np.unique(pairs.item)]
   h = incidence.toarray().astype(np.float64)
@@ -154,6 +154,22 @@ def test_laser_groups_data_in_many_pieces():
   assert np.ptp(np.bincount(parts.shard[first])) <= 1 and np.array_equal(
     parts.shard, partition.laser(jax.random.key(0), pairs, 3).shard
   )
+
+
+@pytest.mark.parametrize("blocks", [5, 1])
+def test_laser_gives_the_same_groups_of_blocks_each_time(blocks):
+  """Lanczos iteration goes on from a drawn vector there, once SciPy's own; of one block nothing is left to find."""
+  user, item = np.divmod(np.arange(20 * blocks * 8), 8)
+  pairs = Interactions.from_pairs(user, item + 8 * (user // 20))
+  first = partition.laser(jax.random.key(3), pairs, 3)
+  for _ in range(2):
+    assert np.array_equal(first.shard, partition.laser(jax.random.key(3), pairs, 3).shard)
+
+
+def test_laser_groups_a_handful_of_users():
+  pairs = random_pairs(num_users=6, num_items=5, num_pairs=20)  # fewer than the 16 vectors that it would take
+  parts = partition.laser(jax.random.key(0), pairs, 2)
+  assert parts.info["dim"] == min(len(np.unique(pairs.user)), len(np.unique(pairs.item))) - 1
 
 
 def test_spread_is_the_mean_over_pairs_of_members():
@@ -230,10 +246,16 @@ def test_wrong_arguments_name_themselves():
     partition.blpa(key, pairs, 3, slack=-0.1)
   with pytest.raises(ValueError, match="max_passes=0"):
     partition.blpa(key, pairs, 3, max_passes=0)
-  with pytest.raises(ValueError, match="num_shards=0"):
-    partition.laser(key, pairs, 0)
-  with pytest.raises(ValueError, match="dim=30 >= 1 and < 30"):
-    partition.laser(key, pairs, 3, dim=30)
+  for groups, message in (
+    (0, "num_groups=0"),
+    (41, "num_groups=41 <= 40 users .* lower num_groups"),
+  ):
+    with pytest.raises(ValueError, match=message):
+      partition.laser(key, pairs, groups)
+  with pytest.raises(ValueError, match="dim=0"):
+    partition.laser(key, pairs, 3, dim=0)
+  with pytest.raises(ValueError, match="two users and two items"):
+    partition.laser(key, pairs.select(pairs.user == 3), 1)
   with pytest.raises(ValueError, match="restarts=0"):
     partition.laser(key, pairs, 3, restarts=0)
 

@@ -1,13 +1,14 @@
 """Exactness of the retraining family, bit by bit, for every method and base model."""
 
 import dataclasses
+import importlib
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxunlearn import models, shards
+from jaxunlearn import models, partition, shards
 from jaxunlearn.aggregate import AggregateConfig
 from jaxunlearn.base import Embeddings
 from jaxunlearn.exactness import verify_exact
@@ -222,6 +223,55 @@ def test_early_stopping_by_shard_is_exact_too(method):
   state = unlearner.fit(KEY, random_pairs())
   new = unlearner.unlearn(KEY, state, some(state.interactions, 11, 12)).state
   assert verify_exact(KEY, unlearner, new).exact
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.4, 0.7])
+def test_what_a_shard_holds_out_leaves_every_row_a_pair_to_train_on(fraction):
+  """An untrained row would be served as it was drawn; its user has a pair in the shard and is heard."""
+  data = random_pairs(num_users=2000, num_items=40, num_pairs=9000)  # many users have one or two pairs
+  (train,), (held,) = _sharded.hold_out(KEY, [data], fraction)
+  assert train.union(held).digest() == data.digest() and len(train) + len(held) == len(data)
+  assert np.array_equal(train.user_degrees() > 0, data.user_degrees() > 0)
+  assert np.array_equal(train.item_degrees() > 0, data.item_degrees() > 0)
+  wide = random_pairs(num_users=200, num_items=300, num_pairs=30_000)
+  (_,), (held,) = _sharded.hold_out(KEY, [wide], fraction)
+  assert abs(len(held) / len(wide) - fraction) < 0.02
+
+
+@pytest.mark.parametrize("early_stopping", [False, True])
+def test_laser_trains_a_group_on_what_it_may_see(early_stopping, monkeypatch):
+  """Held-out pairs are in no graph that they judge, and arrays are as long as a group, not as the data."""
+  module, seen = importlib.import_module("jaxunlearn.unlearn.laser"), []
+
+  def spy(keys, model, parts, train, *, graphs, validation, capacity, graph_capacity, **rest):
+    seen.append((parts[0], graphs[0], None if validation is None else validation[0], capacity, graph_capacity))
+    return shards.train_shards(
+      keys, model, parts, train, graphs=graphs, validation=validation, capacity=capacity,
+      graph_capacity=graph_capacity, **rest,
+    )  # fmt: skip
+
+  monkeypatch.setattr(module, "train_shards", spy)
+  data = random_pairs(num_users=60, num_items=50, num_pairs=1400)
+  laser(MODELS["lightgcn"], TRAIN, LASERConfig(num_groups=4, early_stopping=early_stopping)).fit(KEY, data)
+  assert len(seen) == 4
+  for part, graph, held, capacity, graph_capacity in seen:
+    assert graph.contains(part).all() and (capacity, graph_capacity) == (512, 2048)
+    assert (held is None) != early_stopping
+    assert held is None or (len(held) and not graph.contains(held).any())
+
+
+def test_groups_and_shards_of_other_pairs_are_refused():
+  data = random_pairs()
+  half = data.select(np.arange(len(data)) % 2 == 0)
+
+  def other(key, interactions):
+    return partition.random(key, half, 2)
+
+  for unlearner in (laser(MODELS["bprmf"], TRAIN, groups=other), _sharded.sharded(
+    MODELS["bprmf"], _sharded.ShardConfig(train=TRAIN), other, name="ours",
+  )):  # fmt: skip
+    with pytest.raises(ValueError, match=f"{len(half)}"):
+      unlearner.fit(KEY, data)
 
 
 @pytest.mark.parametrize("name", ["bprmf", "wmf", "lightgcn"])

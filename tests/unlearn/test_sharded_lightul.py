@@ -212,12 +212,9 @@ def test_requests_by_id_and_the_empty_request(fitted):
 def test_what_is_not_defined_is_refused(fitted):
   state = fitted()
   attention = ShardConfig(train=TRAIN, aggregate=AggregateConfig(kind="attention"))
-  last = ShardConfig(train=TRAIN, aggregate=AggregateConfig(kind="mean", propagate_last=True))
   released = LightULConfig.preset("released")
   with pytest.raises(ValueError, match="got 'attention'"):
     sharded_lightul(MF, attention, split)
-  with pytest.raises(ValueError, match="propagate_last=False"):
-    sharded_lightul(GCN, last, split)
   with pytest.raises(ValueError, match="neumf's is not"):
     sharded_lightul(models.neumf(), MEAN, split)
   with pytest.raises(ValueError, match="trains the base tables"):
