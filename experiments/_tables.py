@@ -109,7 +109,7 @@ def _l2unrank(ratio: float) -> Table:
         seeds=seeds,
       )
       for model, epochs, seeds, more in (
-        ("wmf", 70, 2, "ifru,"), ("neumf", 20, 1, ""), ("lightgcn", 60, 1, "ifru,"),
+        ("wmf", 70, 2, "ifru,"), ("neumf", 20, 2, ""), ("lightgcn", 60, 2, "ifru,"),
       )
     },
     kept=(f"l2unrank/{ratio}",),
