@@ -51,15 +51,15 @@ def _lightul(kind: str) -> dict[str, Part]:
         seeds=seeds,
       )  # fmt: skip
     # Shards train models of their own: parts that stand alone. Larger batches: as many steps as a shard of ml-1m has.
-    for dataset, name, methods, more in (
-      ("gowalla", "receraser", "receraser-ubp", ()),
-      ("gowalla", "laser", "laser", _LARGE_BATCHES),
-      ("yelp2018", "shards", "receraser-ubp,laser", _LARGE_BATCHES),
+    for dataset, name, methods, seeds, more in (
+      ("gowalla", "receraser", "receraser-ubp", 2, ()),
+      ("gowalla", "laser", "laser", 1, _LARGE_BATCHES),
+      ("yelp2018", "shards", "receraser-ubp,laser", 1, _LARGE_BATCHES),
     ):
       parts[f"{dataset}-lightgcn-{name}"] = Part(
         flags=(f"--dataset={dataset}", "--models=lightgcn", "--epochs=48", "--lightgcn.l2=1e-4", *more,
                f"--methods={methods}", f"--forget=$D/{dataset}/forget/intr_0.01.txt"),
-        seeds=1,
+        seeds=seeds,
       )  # fmt: skip
     for dataset, seeds in (("gowalla", 2), ("yelp2018", 2)):
       parts[f"{dataset}-bprmf"] = Part(
