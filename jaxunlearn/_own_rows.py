@@ -40,11 +40,7 @@ def applies(model: Model, config: TrainConfig) -> bool:
   for WMF, which reads all items, NeuMF, whose tables are others, a model that we do not know, and row optimizers,
   which cost by the batch.
   """
-  return (
-    model.name in ("bprmf", "lightgcn")
-    and config.negatives == "present"
-    and config.optimizer in optimizers.DENSE
-  )  # fmt: skip
+  return model.name in ("bprmf", "lightgcn") and config.negatives == "present" and config.optimizer in optimizers.DENSE
 
 
 def _height(count: int) -> int:

@@ -32,10 +32,8 @@ def _leading(operator: scipy.sparse.linalg.LinearOperator, dim: int, rng: np.ran
   size = wide.shape[1]
   try:
     square = scipy.sparse.linalg.LinearOperator((size, size), matvec=lambda x: back.matvec(wide.matvec(x)), dtype=float)
-    basis = scipy.sparse.linalg.eigsh(
-      square, k=dim, v0=rng.standard_normal(size), maxiter=MAX_RESTARTS, rng=rng
-    )[1]  # fmt: skip
-    basis = np.linalg.qr(basis)[0]
+    start = rng.standard_normal(size)
+    basis = np.linalg.qr(scipy.sparse.linalg.eigsh(square, k=dim, v0=start, maxiter=MAX_RESTARTS, rng=rng)[1])[0]
   except scipy.sparse.linalg.ArpackError:
     basis = rng.standard_normal((size, min(dim + _MORE, size)))
     for _ in range(_POWERS):
