@@ -105,7 +105,9 @@ def test_without_seen():
 
 
 def test_rejects():
-  with pytest.raises(ValueError, match="k=0 > 0"):
+  with pytest.raises(ValueError, match="k=0 to be a whole number > 0"):
+    call(["ann"], 0)
+  with pytest.raises(ValueError, match="k=2.5 to be a whole number > 0"):
     call(["ann"], 0)
   with pytest.raises(ValueError, match="str ids, got int"):
     call([1], 2)

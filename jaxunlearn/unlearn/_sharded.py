@@ -136,10 +136,9 @@ def hold_out(
   What is held out depends on the shard's own pairs alone. A row that is never trained would be served as it was drawn.
   """
   buckets = 1000
-  key = jax.random.fold_in(key, _HOLDOUT)
   held = []
-  for part in parts:
-    out = partitions.random(key, part, buckets).shard < max(1, round(buckets * fraction))
+  for part in parts:  # the same hash for all, of a key of its own each time
+    out = partitions.random(jax.random.fold_in(key, _HOLDOUT), part, buckets).shard < max(1, round(buckets * fraction))
     rest = part.select(~out)
     held.append(out & (rest.user_degrees()[part.user] > 0) & (rest.item_degrees()[part.item] > 0))
   split = list(zip(parts, held, strict=True))
