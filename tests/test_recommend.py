@@ -108,7 +108,7 @@ def test_rejects():
   with pytest.raises(ValueError, match="k=0 to be a whole number > 0"):
     call(["ann"], 0)
   with pytest.raises(ValueError, match="k=2.5 to be a whole number > 0"):
-    call(["ann"], 0)
+    call(["ann"], 2.5)
   with pytest.raises(ValueError, match="str ids, got int"):
     call([1], 2)
   with pytest.raises(ValueError, match="Expected vocabularies over"):
