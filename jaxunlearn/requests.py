@@ -71,7 +71,7 @@ class Request:
     named = Interactions.from_pairs(pair_user[known], pair_item[known], num_users=num_users, num_items=num_items)
     present = interactions.contains(named)
     if self.missing == "raise" and not present.all():
-      absent = known & np.isin(pair_user * num_items + pair_item, named.select(~present).keys())
+      absent = np.isin(pair_user * num_items + pair_item, named.select(~present).keys())
       shown = [pairs[i] for i in np.flatnonzero(absent)]
       raise ValueError(
         f"Expected every pair of the request to be in the training data; not there: {_first_five(shown)}. "
