@@ -337,7 +337,7 @@ def _with_early_stopping(
 ) -> ShardFit:
   """Each shard until its own patience is over, by its own held-out pairs."""
   evaluators = [
-    RankingEvaluator(held, mask=part, ks=(config.cutoff,)) if len(held) else None
+    RankingEvaluator(held, mask=part, ks=(config.cutoff,), pad=True) if len(held) else None
     for held, part in zip(validation, parts, strict=True)
   ]
   num = len(states)

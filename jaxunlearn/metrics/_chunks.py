@@ -17,7 +17,7 @@ from jaxunlearn.data.interactions import Interactions
 CPU_CHUNK_FLOATS = 1 << 23
 ACCELERATOR_CHUNK_FLOATS = 1 << 27
 MAX_KEY = np.iinfo(np.int32).max  # keys are row · num_items + item in int32; JAX has no int64 by default
-MIN_PAIRS = 256
+MIN_CAPACITY = 256
 
 
 class Chunks(NamedTuple):
@@ -81,16 +81,16 @@ def chunk_size_for(scorer: Scorer, num_rows: int, requested: int | None) -> int:
   return math.ceil(num_rows / math.ceil(num_rows / size)) if num_rows else 1
 
 
-def _capacity(count: int) -> int:
-  """`count` rounded up by at most an eighth: few shapes as a mask shrinks, and little padding to scatter."""
-  step = max(MIN_PAIRS, (1 << max(0, count - 1).bit_length()) // 8)
+def capacity(count: int) -> int:
+  """`count` rounded up to a multiple of 256, or by at most a quarter: few shapes as pairs go, and little padding."""
+  step = max(MIN_CAPACITY, (1 << max(0, count - 1).bit_length()) // 8)
   return max(1, math.ceil(count / step)) * step
 
 
 def _keys(interactions: Interactions | None, users: np.ndarray, size: int, num_chunks: int) -> np.ndarray:
   """int32 [num_chunks, capacity]: keys of the pairs of each chunk's users, ascending, padded."""
   if interactions is None or not len(interactions):
-    return np.full((num_chunks, MIN_PAIRS), MAX_KEY, np.int32)
+    return np.full((num_chunks, MIN_CAPACITY), MAX_KEY, np.int32)
   indptr = interactions.indptr()
   degrees = np.diff(indptr)[users]
   ends = np.cumsum(degrees)
@@ -100,7 +100,7 @@ def _keys(interactions: Interactions | None, users: np.ndarray, size: int, num_c
   pairs = np.arange(total) + np.repeat(indptr[users] - (ends - degrees), degrees)
   keys = (rows % size) * interactions.num_items + interactions.item[pairs]
   bounds = np.searchsorted(rows, np.arange(num_chunks + 1) * size)
-  out = np.full((num_chunks, _capacity(int(np.diff(bounds).max()))), MAX_KEY, np.int32)
+  out = np.full((num_chunks, capacity(int(np.diff(bounds).max()))), MAX_KEY, np.int32)
   chunk = rows // size
   out[chunk, np.arange(total) - bounds[chunk]] = keys
   return out

@@ -139,6 +139,8 @@ class RankingEvaluator:
     ks: cutoffs, each ≥ 1.
     chunk_size: users ranked at once; chosen by memory when None.
     users: positions, the users to score; all when None. Distinct.
+    pad: rounds the rows up, to a multiple of 256 or by at most a quarter, so that test sets of about as many users
+      share a program (the shards of a model; a shard before and after a request).
 
   Raises:
     ValueError: a cutoff < 1 or none, axes of test and mask that differ, a user out of range or repeated, or nobody
@@ -153,6 +155,7 @@ class RankingEvaluator:
     *,
     chunk_size: int | None = None,
     users: np.ndarray | None = None,
+    pad: bool = False,
   ) -> None:
     """Lays the users with a test pair out; see the class."""
     if not ks:
@@ -170,6 +173,7 @@ class RankingEvaluator:
     if not len(self.users):
       raise ValueError(f"Expected at least one user with a test pair, got {len(asked)} without any; nothing to rank.")
     self._chunk_size = chunk_size
+    self._num_rows = _chunks.capacity(len(self.users)) if pad else len(self.users)
     self._laid_out: dict[int, _chunks.Chunks] = {}  # by chunk size, which depends on the scorer
 
   def __call__(self, scorer: Scorer, *, per_user: bool = False) -> RankingResult:
@@ -183,9 +187,10 @@ class RankingEvaluator:
       ValueError: the scorer has other axes, or scores are NaN (the message says how many).
     """
     _chunks.check_axes(scorer, test=self.test)
-    size = _chunks.chunk_size_for(scorer, len(self.users), self._chunk_size)
+    size = _chunks.chunk_size_for(scorer, self._num_rows, self._chunk_size)
     if size not in self._laid_out:
-      self._laid_out[size] = _chunks.build(self.users, size, mask=self.mask, truth=self.test)
+      rows = self._num_rows
+      self._laid_out[size] = _chunks.build(self.users, size, mask=self.mask, truth=self.test, num_rows=rows)
     chunks = self._laid_out[size]
     out, suspect = _evaluate(scorer, chunks, self.ks)
     _check_nan(scorer, chunks, suspect, len(self.users))

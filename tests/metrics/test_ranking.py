@@ -151,6 +151,22 @@ def test_a_second_scorer_does_not_trace_again(monkeypatch):
   assert traces == ["inner product"]
 
 
+def test_padded_rows_change_nothing_and_other_users_share_their_program():
+  train, test = make_data(num_pairs=700)  # 256 < pairs to mask ≤ 512, of all users and of all but three
+  scorer = make_scorer()
+  users = np.flatnonzero(test.user_degrees())
+  plain = RankingEvaluator(test, train, (3,))(scorer, per_user=True)
+  padded = RankingEvaluator(test, train, (3,), pad=True)(scorer, per_user=True)
+  assert padded.num_users == plain.num_users == users.size and padded.num_skipped == plain.num_skipped
+  for name, value in plain.per_user.items():
+    np.testing.assert_allclose(padded.per_user[name], value, rtol=1e-6)
+  traced = ranking._evaluate._cache_size()
+  fewer = RankingEvaluator(test, train, (3,), users=users[:-3], pad=True)(scorer)
+  assert fewer.num_users == users.size - 3 and ranking._evaluate._cache_size() == traced
+  RankingEvaluator(test, train, (3,), users=users[:-3])(scorer)
+  assert ranking._evaluate._cache_size() == traced + 1
+
+
 def test_generic_scorers_get_smaller_chunks():
   inner, generic = make_scorer(num_items=4000, dim=8), make_scorer(num_items=4000, dim=8, score=distance_score)
   big, small = (_chunks.chunk_size_for(s, 10**6, None) for s in (inner, generic))

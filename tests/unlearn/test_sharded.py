@@ -12,6 +12,7 @@ from jaxunlearn import models, partition, shards
 from jaxunlearn.aggregate import AggregateConfig
 from jaxunlearn.base import Embeddings
 from jaxunlearn.exactness import verify_exact
+from jaxunlearn.metrics import ranking
 from jaxunlearn.requests import Request
 from jaxunlearn.train import TrainConfig
 from jaxunlearn.unlearn import _sharded
@@ -221,7 +222,10 @@ def test_early_stopping_by_shard_is_exact_too(method):
     config = RecEraserConfig(num_shards=3, aggregate=attention(), early_stopping=True)
     unlearner = receraser(MODELS["bprmf"], train, config, vectors=given_vectors)
   state = unlearner.fit(KEY, random_pairs())
-  new = unlearner.unlearn(KEY, state, some(state.interactions, 11, 12)).state
+  traced = ranking._evaluate._cache_size()
+  gone = state.interactions.select(np.isin(state.interactions.user, [3, 4, 8, 11, 17]))
+  new = unlearner.unlearn(KEY, state, gone).state
+  assert ranking._evaluate._cache_size() == traced  # a shard that other users judge is ranked by the same program
   assert verify_exact(KEY, unlearner, new).exact
 
 
