@@ -127,6 +127,8 @@ def of_calibration(result: Mapping[str, Any]) -> list[dict[str, Any]]:
   said = ". ".join(f"{_names.display(m)}: {_settings([name for name, _ in tried])}" for m, tried in methods.items())
   epochs, trials = result["config"]["train"]["num_epochs"], len(result["before"])
   where = f"{result['dataset']}, {result['model']}, {epochs} epochs"
+  if len(methods) == 1:
+    where += f", {_names.display(next(iter(methods)))}"
   return [{
     "title": f"{where}: forgotten against held-out pairs, {trials} trials",
     "heading": "Calibration without a retrained model", "series": series,

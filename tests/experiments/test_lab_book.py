@@ -181,6 +181,25 @@ def check_attack(cell, found, where):
       assert close(f"{number:.3f}", value), (where, cell, one["auc"], one["auc_interval"])
 
 
+def test_lightul_at_other_weights():
+  audit, calibrated = (
+    json.loads((_readme.KEPT / f"{name}.json").read_text("utf-8"))
+    for name in ("audit-ml-1m-bprmf-lightul-weights", "calibration-ml-1m-bprmf-lightul")
+  )
+  rows = tables("LightUL-WM, `preserve` | NDCG@20")
+  assert len(rows) == 6
+  for row in rows:
+    weight = row["LightUL-WM, `preserve`"]
+    method = "lightul-wm" if weight.endswith("(default)") else f"lightul-wm[preserve={float(weight)}]"
+    assert close(row["NDCG@20"], audit["utility"][method]["ndcg@20"]), row
+    found = audit["audit"][method]["lira"]
+    check_attack(row["likelihood ratio"], lambda when: found["all"], row)  # noqa: B023
+    check_attack(row["of the most memorised quarter"], lambda when: found["memorised"], row)  # noqa: B023
+    check_attack(row["of the least typical quarter"], lambda when: found["atypical"], row)  # noqa: B023
+    if row["AUC against held-out pairs"] != "–":
+      assert close(row["AUC against held-out pairs"], calibrated["calibration"][method]["mean"]), row
+
+
 def test_attacks():
   made = list(blocks("method | NDCG@20 | score threshold"))
   assert len(made) == len(AUDITS)
