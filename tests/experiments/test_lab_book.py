@@ -112,6 +112,31 @@ def test_selections_of_users():
         check(cell, result, metric, row)
 
 
+def test_lightul_as_published():
+  """Of each base what is served, and what its paper has: NDCG@20 before whitening, AUC after it."""
+  digests = {"ml-1m": "b554f0c3", "gowalla": "ce1caaf5", "yelp2018": "a1b240ba"}
+  folders = {"90": ("as-published-longer",), "48, ours": ("objectives", "influence")}
+  printed = json.loads((_readme.KEPT.parent / "printed.json").read_text("utf-8"))["lightul"]["cells"]
+  rows = tables("data | model | epochs | row")
+  assert len(rows) >= 28
+  for row in rows:
+    name, released, _ = row["row"].partition(", released")
+    method = METHODS[name].partition("[")[0] + ("[released]" if released else "")
+    (path,) = (
+      path
+      for folder in folders.get(row["epochs"], ("as-published",))
+      if (path := _readme.KEPT / folder / digests[row["data"]] / row["data"] / row["model"] / method).exists()
+    )
+    result = json.loads((path / "result.json").read_text("utf-8"))
+    assert int(row["seeds"]) == len(result["seeds"]), row
+    assert row["epochs"].partition(",")[0] == str(result["config"]["train"]["num_epochs"]), row
+    check(row["NDCG@20 as published"], result, f"utility.ndcg@20{'_unwhitened' if released else ''}", row)
+    check(row["NDCG@20 served"], result, "utility.ndcg@20", row)
+    check(row["AUC"], result, METRICS["AUC"], row)
+    paper = printed[f"{row['data']}/{row['model']}/{method.partition('[')[0]}"]
+    assert float(row["printed"]) == paper["utility.ndcg@20"] and float(row["printed AUC"]) == paper[METRICS["AUC"]]
+
+
 def test_ratios_and_hops():
   """Share out of the top 50, and NDCG@20."""
   rows = tables("model | forgotten | seeds")
