@@ -119,7 +119,7 @@ def _l2unrank(ratio: float) -> Table:
 
 # LightUL's recipe in batches of 4,096 instead of 512, its step by the square root of that: an eighth of the passes over
 # the tables, the same course (BUILD_NOTES, "LightUL"). Epochs: of the best validation, or the bound.
-_LIGHTUL_SCALED = ("--recipe=lightul", "--train.batch_size=4096", "--train.learning_rate=0.014")
+_LIGHTUL_SCALED = ("--recipe=lightul", "--train.batch_size=4096", "--train.reference_batch_size=512")
 _FORGOTTEN = ("utility.ndcg@20", "completeness.auc", "completeness.outside@50", "completeness.rank_shift")
 _LIGHTUL = ("utility.ndcg@20", "utility.ndcg@50", "completeness.auc", "efficiency.unlearn_seconds")
 TABLES: dict[str, Table] = {

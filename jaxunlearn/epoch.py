@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -24,6 +24,7 @@ class TrainConfig:
 
   num_epochs: int = 200  # passes over the training pairs, an upper bound with early stopping, ≥ 1
   batch_size: int = 2048  # pairs a step (users a step for WMF), ≥ 1
+  reference_batch_size: int | None = None  # batches that learning_rate is meant for: Adam is adjusted; None: these
   learning_rate: float = 1e-3  # step size, > 0
   optimizer: str = "adam"  # adam, adagrad, sgd (optax), or row_adam, row_adagrad, row_sgd (only touched rows)
   num_negatives: int = 1  # negatives drawn a pair, ≥ 1
@@ -44,12 +45,24 @@ class TrainConfig:
     check_non_negative("user_weight_power", self.user_weight_power)
     check_choice("optimizer", self.optimizer, optimizers.NAMES)
     check_choice("negatives", self.negatives, ("all", "present"))
+    if self.reference_batch_size is not None:
+      check_whole("reference_batch_size", self.reference_batch_size)
+      if self.optimizer != "adam":
+        raise ValueError(
+          f"Expected optimizer='adam' with reference_batch_size={self.reference_batch_size}, got {self.optimizer!r}: "
+          "how another one scales with the batch is not defined here. Leave reference_batch_size out."
+        )
     check_fraction("validation_fraction", self.validation_fraction)
     check_fraction("average", self.average, closed=True)
     name, _, cutoff = self.monitor.partition("@")
     check_choice("monitor", name, ("ndcg", "recall", "hr"))
     if not cutoff.isdigit() or int(cutoff) < 1:
       raise ValueError(f"Expected monitor={self.monitor!r} as metric@k, for example 'ndcg@20'.")
+
+  @property
+  def batch_factor(self) -> float:
+    """How many times as large as `reference_batch_size` a batch is; 1 where none is given."""
+    return self.batch_size / (self.reference_batch_size or self.batch_size)
 
   @property
   def cutoff(self) -> int:
@@ -200,10 +213,16 @@ def _init_opt_state(model: Model, params: Params, optimizer: str) -> Any:
 
 
 def _dense_step(
-  model: Model, optimizer: str, params: Params, opt_state: Any, context: Context, batch: Batch, learning_rate: jax.Array
+  model: Model,
+  rule: optax.GradientTransformation,
+  params: Params,
+  opt_state: Any,
+  context: Context,
+  batch: Batch,
+  learning_rate: jax.Array,
 ) -> tuple[Params, Any, jax.Array]:
   loss, grads = jax.value_and_grad(model.loss)(params, context, batch)
-  direction, opt_state = optimizers.DENSE[optimizer]().update(grads, opt_state, params)
+  direction, opt_state = rule.update(grads, opt_state, params)
   return optax.apply_updates(params, jax.tree.map(lambda g: -learning_rate * g, direction)), opt_state, loss
 
 
@@ -245,7 +264,7 @@ def _row_step(
 
 @functools.partial(
   jax.jit,
-  static_argnames=("model", "optimizer", "batch_size", "num_negatives", "avoid_positives"),
+  static_argnames=("model", "optimizer", "batch_size", "num_negatives", "avoid_positives", "batch_factor"),
   donate_argnames=("state",),
 )
 def train_epoch(
@@ -262,6 +281,7 @@ def train_epoch(
   batch_size: int,
   num_negatives: int = 1,
   avoid_positives: bool = True,
+  batch_factor: float = 1.0,
 ) -> tuple[TrainState, jax.Array, jax.Array]:
   """One pass over the training pairs.
 
@@ -278,6 +298,7 @@ def train_epoch(
     batch_size: static.
     num_negatives: static.
     avoid_positives: static.
+    batch_factor: static, `TrainConfig.batch_factor`; for Adam only.
 
   Returns:
     The state after the epoch; the mean loss of its steps; the first step with a loss that is not finite, or −1.
@@ -297,7 +318,12 @@ def train_epoch(
       step_key, data.pairs, order, batch_size=batch_size, num_negatives=num_negatives,
       avoid_positives=avoid_positives, pool=data.pool, known=data.known,
     )  # fmt: skip
-  step_fn = _dense_step if optimizer in optimizers.DENSE else _row_step
+  step_fn: Callable[..., tuple[Params, Any, jax.Array]]
+  if optimizer in optimizers.DENSE:
+    step_fn = functools.partial(_dense_step, model, optimizers.dense(optimizer, batch_factor))
+    learning_rate = learning_rate * batch_factor**0.5
+  else:
+    step_fn = functools.partial(_row_step, model, optimizer)
 
   def step(index: jax.Array, carry: tuple[Params, Any, jax.Array, jax.Array]) -> Any:
     params, opt_state, total, bad_step = carry
@@ -309,7 +335,7 @@ def train_epoch(
         avoid_positives=avoid_positives, pool=data.pool, known=data.known, negative=negatives[index],
       )  # fmt: skip
       batch = batch._replace(weight=batch.weight * user_weight[batch.user])
-    params, opt_state, loss = step_fn(model, optimizer, params, opt_state, context, batch, learning_rate)
+    params, opt_state, loss = step_fn(params, opt_state, context, batch, learning_rate)
     bad_step = jnp.where((bad_step < 0) & ~jnp.isfinite(loss), index, bad_step)
     return params, opt_state, total + loss, bad_step
 

@@ -144,3 +144,19 @@ ROW: dict[str, Callable[[], RowOptimizer]] = {
 }
 
 NAMES = (*DENSE, *ROW)
+
+
+def dense(name: str, batch_factor: float = 1.0) -> optax.GradientTransformation:
+  """The dense optimizer of that name; Adam with its constants for batches `batch_factor` times as large.
+
+  Its averages then forget as much an epoch as before: b1 and b2 to the power of the factor k, ε ÷ √k, and the step,
+  which is the caller's, · √k. A larger step alone is another course of training: over batches eight times as large the
+  squared gradients of the first epochs hold the steps down eight times as many epochs (BUILD_NOTES, "LightUL").
+
+  References:
+    Malladi et al., On the SDEs and Scaling Rules for Adaptive Gradient Algorithms, NeurIPS 2022, §4; there 1 − b is
+    multiplied by k, which is b to the power of k where 1 − b is small.
+  """
+  if name == "adam" and batch_factor != 1:
+    return optax.scale_by_adam(b1=0.9**batch_factor, b2=0.999**batch_factor, eps=1e-8 / batch_factor**0.5)
+  return DENSE[name]()

@@ -82,6 +82,7 @@ def _train(
   batch_size: int,
   num_negatives: int,
   avoid_positives: bool,
+  batch_factor: float,
 ) -> tuple[TrainState, jax.Array]:
   """`num_epochs` epochs of one shard; the first of them with a loss that is not finite, or −1."""
 
@@ -98,13 +99,14 @@ def _train(
       batch_size=batch_size,
       num_negatives=num_negatives,
       avoid_positives=avoid_positives,
+      batch_factor=batch_factor,
     )
     return state, jnp.where((bad_epoch < 0) & (bad_step >= 0), index, bad_epoch)
 
   return jax.lax.fori_loop(0, num_epochs, epoch, (state, jnp.int32(-1)))
 
 
-_STATIC = ("model", "optimizer", "batch_size", "num_negatives", "avoid_positives")
+_STATIC = ("model", "optimizer", "batch_size", "num_negatives", "avoid_positives", "batch_factor")
 _train_one = functools.partial(jax.jit, static_argnames=_STATIC, donate_argnames=("state",))(_train)
 
 
@@ -171,6 +173,7 @@ def _run(
     "batch_size": config.batch_size,
     "num_negatives": config.num_negatives,
     "avoid_positives": config.avoid_positives,
+    "batch_factor": config.batch_factor,
   }
   bad: Any
   way, mesh = placement.resolved, placement.mesh

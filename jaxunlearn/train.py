@@ -139,6 +139,7 @@ def fit(
         batch_size=config.batch_size,
         num_negatives=config.num_negatives,
         avoid_positives=config.avoid_positives,
+        batch_factor=config.batch_factor,
       )
       done += 1
       if int(bad_step) >= 0:
@@ -176,6 +177,8 @@ def _identity(
   """What must be equal for a checkpoint to be resumed; how often it is written is not part of it."""
   fields = dataclasses.asdict(config)
   fields.pop("checkpoint_every")
+  if config.reference_batch_size is None:  # checkpoints that are older than this field go on
+    fields.pop("reference_batch_size")
   return {
     "model": model.name,
     "model_config": repr(model.config),

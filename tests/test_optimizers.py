@@ -73,3 +73,20 @@ def test_repeated_rows_are_summed_whatever_the_scratch_holds():
   _, kept, summed = optimizers.sum_repeated_rows(owner, rows, grads)
   found = {int(r): float(s[0]) for r, s in zip(kept, summed, strict=True) if r < 4}
   assert found == {0: 2.0, 2: 5.0}
+
+
+def test_adam_for_larger_batches_forgets_as_much_an_epoch():
+  """Steps with the factor k are Adam's own with b ** k and ε ÷ √k; a factor of one is Adam's itself."""
+  rng = np.random.default_rng(2)
+  grads = 1e-8 * rng.normal(size=(5, 7))  # small enough that ε counts
+  rule, mean, square = optimizers.dense("adam", 4.0), np.zeros(7), np.zeros(7)
+  state = rule.init(jnp.zeros(7))
+  for t, grad in enumerate(grads, start=1):
+    direction, state = rule.update(jnp.asarray(grad, jnp.float32), state)
+    mean = 0.9**4 * mean + (1 - 0.9**4) * grad
+    square = 0.999**4 * square + (1 - 0.999**4) * grad**2
+    expected = mean / (1 - 0.9 ** (4 * t)) / (np.sqrt(square / (1 - 0.999 ** (4 * t))) + 1e-8 / 2)
+    np.testing.assert_allclose(direction, expected, rtol=2e-3)
+  one, plain = optimizers.dense("adam"), optax.scale_by_adam()
+  first, second = (each.update(jnp.asarray(grads[0]), each.init(jnp.zeros(7)))[0] for each in (one, plain))
+  assert np.array_equal(first, second)

@@ -74,6 +74,31 @@ def test_lazy_adam_leaves_rows_without_gradient():
   assert not np.array_equal(before[:50], after.params["user"][:50])
 
 
+def test_large_batches_keep_the_course_of_training_where_adam_is_adjusted():
+  # Scores that start wide (standard deviation 8) fade as they saturate: averages over as many *steps* then hold a
+  # larger batch back by epochs, whatever its step.
+  data = random_pairs(num_users=120, num_items=150, num_pairs=3000)
+  model = models.bprmf(models.BPRMFConfig(init_scale=1.0, l2=1e-4, loss="double_sigmoid"))
+
+  def losses(**settings):
+    config = TrainConfig(num_epochs=60, average=0.0, user_weight_power=0.0, **{"learning_rate": 5e-3, **settings})
+    return np.array([record["loss"] for record in fit(jax.random.key(0), model, data, config).history[20:]])
+
+  small = losses(batch_size=16)
+  adjusted = losses(batch_size=128, reference_batch_size=16) - small
+  step_alone = losses(batch_size=128, learning_rate=5e-3 * 8**0.5) - small
+  assert np.abs(adjusted).mean() < 0.25 * step_alone.mean(), (adjusted, step_alone)
+
+
+def test_a_reference_batch_size_is_for_adam_alone():
+  assert TrainConfig(batch_size=64, reference_batch_size=256).batch_factor == 0.25
+  assert TrainConfig(batch_size=64).batch_factor == 1
+  with pytest.raises(ValueError, match="optimizer='adam' with reference_batch_size=64, got 'row_sgd'"):
+    TrainConfig(optimizer="row_sgd", reference_batch_size=64)
+  with pytest.raises(ValueError, match="reference_batch_size"):
+    TrainConfig(reference_batch_size=0)
+
+
 def test_row_optimizers_are_refused_where_every_row_moves():
   with pytest.raises(ValueError, match="dense optimizer for lightgcn"):
     fit(jax.random.key(0), models.lightgcn(), random_pairs(), TrainConfig(optimizer="row_adam"))
