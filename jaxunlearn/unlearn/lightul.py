@@ -86,9 +86,10 @@ class LightULConfig:
     """Each objective's own hyper-parameters; `changes` override them.
 
     "preserve": tuned on ml-1m, BPRMF, seed 0, and held fixed on everything else. "paper": the paper's values, a plain
-    64→32→64 MLP, frozen base. "released": the code's defaults (α = 2, or 1 for LightGCN as its help text says, β = 4,
-    sigmoid scores for MF), base not frozen. The last two stop on a probe AUC after 10 epochs without 0.01 more, the
-    code's rule; the code reads the completeness test pairs for it, we draw others.
+    64→32→64 MLP, frozen base. "released": the code's defaults (α = 2, β = 4, sigmoid scores for MF), which its authors'
+    scripts run with; the help text would have α = 3 for MF and 1 for LightGCN. Base not frozen. The last two stop on a
+    probe AUC after 10 epochs without 0.01 more, the code's rule; the code reads the completeness test pairs for it, we
+    draw others.
     """
     check_choice("objective", objective, OBJECTIVES)
     check_preset(model, ("lightgcn",))
@@ -100,8 +101,7 @@ class LightULConfig:
       changes = {**published, **changes}
     elif objective == "released":
       squash = "dot" if model == "lightgcn" else "sigmoid"
-      alpha = 1.0 if model == "lightgcn" else 2.0  # the code's default; its help text would have 3 for MF
-      changes = {**published, "alpha": alpha, "phantom_weight": 4.0, "agg": squash, **changes}
+      changes = {**published, "alpha": 2.0, "phantom_weight": 4.0, "agg": squash, **changes}
     return cls(objective=objective, **changes)
 
 
