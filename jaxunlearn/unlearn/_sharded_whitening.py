@@ -74,6 +74,12 @@ def blank(like: _whitening.Problem) -> _whitening.Problem:
   return jax.tree.map(jnp.zeros_like, like).replace(units=Embeddings(one, one), score_unit=one)
 
 
+@jax.jit
+def _pick(which: jax.Array, new: Embeddings, other: Embeddings) -> Embeddings:
+  """The vectors of `new` for the shards of `which` (bool [K]), of `other` for the rest."""
+  return jax.tree.map(lambda a, b: jnp.where(which[:, None, None], a, b), new, other)
+
+
 def minimise(
   keys: jax.Array,
   problems: _whitening.Problem,
@@ -84,7 +90,8 @@ def minimise(
   config: LightULConfig,
   way: str,
 ) -> tuple[Embeddings, dict[str, Any]]:
-  """All epochs in one program; with patience, one program an epoch, which shards leave as their own probe says.
+  """All epochs in one program; with patience, one program an epoch, which shards leave as their own probe says,
+  each with the vectors of its best.
 
   Args:
     keys: K, of the whole request in each shard.
@@ -117,7 +124,9 @@ def minimise(
   if not config.patience:
     carry, found = run(carry, 0, config.num_epochs)
     loss, epochs = np.asarray(found), np.where(mine, config.num_epochs, 0)
+    after = _served(carry[0], problems, old, jnp.asarray(mine), static=static)
   else:
+    after = old
     # Seeded like lightul's, so not the pairs that completeness is measured on.
     seeds = np.asarray(jax.random.key_data(run_keys)).tolist()
     probes = {s: completeness_probe(np.random.default_rng(seeds[s]), kept[s], lost[s]) for s in whitened}
@@ -126,6 +135,7 @@ def minimise(
       carry, found = run(carry, epoch, 1)
       loss, epochs = np.where(active, np.asarray(found), loss), epochs + active
       vectors = _served(carry[0], problems, old, jnp.asarray(mine), static=static)
+      better = np.zeros(num_shards, bool)
       for s in np.flatnonzero(active).tolist():
         if not np.isfinite(loss[s]):
           raise ValueError(
@@ -134,11 +144,12 @@ def minimise(
           )
         value = completeness_auc(vectors_scorer(rows_of(vectors, s)), probes[s])
         history[s].append(value)
-        best[s], stale[s] = (value, 0) if value > best[s] + config.min_delta else (best[s], stale[s] + 1)
+        better[s] = value > best[s] + config.min_delta
+        best[s], stale[s] = (value, 0) if better[s] else (best[s], stale[s] + 1)
+      after = _pick(jnp.asarray(better), vectors, after)
       active &= stale < config.patience
       if not active.any():
         break
-  after = _served(carry[0], problems, old, jnp.asarray(mine), static=static)
   info = {
     "loss": loss[whitened].tolist(),
     "epochs": epochs[whitened].tolist(),

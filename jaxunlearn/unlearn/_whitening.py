@@ -17,6 +17,15 @@ from jaxunlearn.losses import half_square, weighted_mean
 from jaxunlearn.sampling import epoch_order, sample_negatives
 
 
+def _within_fan_in(fan_in: int) -> Any:
+  """Uniform within ± 1/√fan_in, as PyTorch's `Linear` starts, weights and biases: the published objectives' code."""
+
+  def init(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+    return jax.random.uniform(key, shape, dtype, -(fan_in**-0.5), fan_in**-0.5)
+
+  return init
+
+
 class Whitening(nn.Module):
   """Ω: [..., d] -> [..., d]; where `residual`, Ω − identity, whose last layer starts at zero."""
 
@@ -26,9 +35,12 @@ class Whitening(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     """Applies Ω to vectors, whatever their leading axes."""
-    y = nn.relu(nn.Dense(self.hidden, name="in")(x))
-    last = nn.initializers.zeros if self.residual else nn.initializers.lecun_normal()
-    return nn.Dense(x.shape[-1], kernel_init=last, name="out")(y)
+    if self.residual:
+      y = nn.relu(nn.Dense(self.hidden, name="in")(x))
+      return nn.Dense(x.shape[-1], kernel_init=nn.initializers.zeros, name="out")(y)
+    first, last = _within_fan_in(x.shape[-1]), _within_fan_in(self.hidden)
+    y = nn.relu(nn.Dense(self.hidden, kernel_init=first, bias_init=first, name="in")(x))
+    return nn.Dense(x.shape[-1], kernel_init=last, bias_init=last, name="out")(y)
 
 
 class Problem(struct.PyTreeNode):
@@ -165,7 +177,9 @@ def _loss(
   released = static.objective == "released"
   base = static.model.encode(variables["params"], problem.context) if released else problem.base
   of_user, of_item = _whitened(static, variables, problem, base)
-  before = agg(problem.before.user[user], problem.before.item[item])
+  # The released code compares with the score before Ω of the moment, and its gradient reaches the tables there, too.
+  old = base if released else problem.before
+  before = agg(old.user[user], old.item[item])
   user_vector = of_user(user)
   after = agg(user_vector, of_item(item))
 

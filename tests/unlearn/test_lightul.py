@@ -208,12 +208,77 @@ def test_lonely_phantoms_are_counted_and_warned_of():
   assert merged["alone_share"] == 0 and merged["singleton_clusters"] == 0
 
 
-def test_patience_stops_on_a_probe_and_reports_it():
+@pytest.mark.parametrize("objective", ["paper", "released"])
+def test_patience_stops_on_a_probe_and_serves_the_best_epoch(objective):
   data, forget, params = setup()
-  info = unlearn(
-    jax.random.key(0), MF, params, data, forget, quick("paper", patience=2, min_delta=1.0, num_epochs=50)
-  ).info
-  assert info["epochs"] == len(info["probe_auc"]) == 3
+
+  def run(**changes):
+    return unlearn(jax.random.key(0), MF, params, data, forget, quick(objective, **changes))
+
+  stopped = run(patience=2, min_delta=1.0, num_epochs=50)  # nothing is better by one than the first
+  assert stopped.info["epochs"] == len(stopped.info["probe_auc"]) == 3
+  first = run(num_epochs=1)
+  assert all(map(np.array_equal, stopped.state.vectors, first.state.vectors))
+  assert not np.array_equal(stopped.state.vectors.user, run(num_epochs=3).state.vectors.user)
+
+
+def test_the_released_objective_and_its_gradient_equal_a_naive_sum_over_pairs():
+  data, forget, params = setup()
+  config = quick("released", alpha=0.7, phantom_weight=1.3, decay=0.01)
+  vectors = MF.encode(params, None)
+  problem, _ = _problem(jax.random.key(0), vectors, vectors, data, data.without(forget), forget, config, 512)
+  problem, static = problem.replace(params=params), static_of(config)
+  variables = _whitening.init_variables(jax.random.key(2), problem, static)
+  # Tables that have moved since the request came: the score before Ω is theirs, not that of `problem.before`.
+  variables["params"] = jax.tree.map(lambda leaf: 3 * leaf + 0.2, params)
+  weights = _whitening.Weights(*map(jnp.float32, (config.alpha, config.phantom_weight, config.decay, 0.0, 0.0)))
+  rows = jnp.arange(12)
+  keys = jax.random.split(jax.random.key(5), 4)
+  users = problem.forget.user[rows]
+  kept, has_kept = _whitening._retained_item(keys[1], problem.retained, users)
+  random, phantom = (jax.random.randint(k, users.shape, 0, data.num_items, jnp.int32) for k in (keys[0], keys[2]))
+  drawn = [np.asarray(x).tolist() for x in (users, problem.forget.item[rows], kept, random, phantom)]
+  has_kept, touched = np.asarray(has_kept), forget.item_degrees() > 0
+
+  def whiten(x, net, affected=True):
+    hidden = jnp.maximum(x @ net["in"]["kernel"] + net["in"]["bias"], 0)
+    return hidden @ net["out"]["kernel"] + net["out"]["bias"] if affected else x
+
+  def naive(variables):
+    omega, tables = variables["omega"], variables["params"]
+    score = lambda a, b: jax.nn.sigmoid(jnp.sum(a * b))  # noqa: E731
+    lowered, below, above, again = [], [], [], []
+    for at in range(len(forget)):
+      u, i, t, j, k = (x[at] for x in drawn)
+      eu = whiten(tables["user"][u], omega["user"])
+      ei, et, ej = (whiten(tables["item"][x], omega["item"], touched[x]) for x in (i, t, j))
+      lowered.append(jnp.log1p(jnp.exp(score(eu, ei) - score(tables["user"][u], tables["item"][i]))))
+      if has_kept[at]:
+        below.append(jnp.log1p(jnp.exp(score(eu, ei) - score(eu, et))))
+        above.append(jnp.log1p(jnp.exp(score(eu, ej) - score(eu, et))))
+      row, own, other = tables["user"][u], tables["item"][i], tables["item"][k]
+      margin = score(row, own) - score(row, other)
+      ridge = 0.5 * (jnp.sum(row**2) + jnp.sum(own**2) + jnp.sum(other**2))
+      again.append(jnp.log1p(jnp.exp(-margin)) + 0.01 * ridge)
+    mean = lambda values: sum(values) / len(values)  # noqa: E731
+    return mean(lowered) + mean(below) + 0.7 * mean(above) + 1.3 * mean(again)
+
+  loss = jax.jit(jax.value_and_grad(_whitening._loss), static_argnums=6)
+  got, grads = loss(variables, jax.random.key(5), rows, rows < len(forget), problem, weights, static)
+  expected, expected_grads = jax.jit(jax.value_and_grad(naive))(variables)
+  assert got == pytest.approx(float(expected), rel=1e-5)
+  for part in ("omega", "params"):
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6), grads[part], expected_grads[part]
+    )
+
+
+def test_a_plain_network_starts_as_pytorchs_do():
+  net = _whitening.Whitening(hidden=64, residual=False).init(jax.random.key(0), jnp.zeros((1, 400)))["params"]
+  for layer, fan_in in (("in", 400), ("out", 64)):
+    for values in net[layer].values():
+      bound = fan_in**-0.5
+      assert np.abs(values).max() <= bound and np.std(values) == pytest.approx(bound / 3**0.5, rel=0.2)
 
 
 def test_preserving_holds_retained_scores_where_the_paper_objective_loses_them():
