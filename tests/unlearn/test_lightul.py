@@ -268,9 +268,7 @@ def test_the_released_objective_and_its_gradient_equal_a_naive_sum_over_pairs():
   expected, expected_grads = jax.jit(jax.value_and_grad(naive))(variables)
   assert got == pytest.approx(float(expected), rel=1e-5)
   for part in ("omega", "params"):
-    jax.tree.map(
-      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6), grads[part], expected_grads[part]
-    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6), grads[part], expected_grads[part])
 
 
 def test_a_plain_network_starts_as_pytorchs_do():
