@@ -165,9 +165,9 @@ def unlearn(
       is left.
 
   Guarantee: approximate; no bound is known. Rows of users and items without a forgotten pair are returned bitwise
-  unchanged (over the retained graph), but for "released", which trains the base. A user whose pairs are all forgotten keeps a whitened row; recommend() answers
-  with popularity for them, counted over the retained pairs. The graph is repacked without the pairs. The vocabulary
-  keeps the raw ids.
+  unchanged (over the retained graph), but for "released", which trains the base. A user whose pairs are all forgotten
+  keeps a whitened row; recommend() answers with popularity for them, counted over the retained pairs. The graph is
+  repacked without the pairs. The vocabulary keeps the raw ids.
 
   References:
     LightUL: An Efficient Recommendation Unlearning Framework, VLDB workshops 2025. Deviations: facts in BUILD_NOTES.
