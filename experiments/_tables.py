@@ -235,6 +235,13 @@ TABLES: dict[str, Table] = {
                "--forget=$D/ml-1m/forget/intr_0.01.txt"),
         seeds=1,
       ),
+      "ml-1m-lightgcn-shards": Part(
+        flags=("--dataset=ml-1m", "--models=lightgcn", *_LIGHTUL_SCALED, "--epochs=50", "--shard_recipe=lightul",
+               "--shard_epochs=60", "--shards.train.batch_size=4096", "--shards.train.reference_batch_size=512",
+               f"--methods=original,retrain,{_SHARED_NOISE},receraser[partition=ubp+num_shards=3],laser[num_groups=3]",
+               "--forget=$D/ml-1m/forget/intr_0.01.txt"),
+        seeds=1,
+      ),
       **{
         f"{dataset}-bprmf": Part(
           flags=(f"--dataset={dataset}", "--models=bprmf", *_LIGHTUL_SCALED, "--epochs=400",
