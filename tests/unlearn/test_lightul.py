@@ -272,6 +272,23 @@ def test_the_released_objective_and_its_gradient_equal_a_naive_sum_over_pairs():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-6), grads[part], expected_grads[part])
 
 
+def test_what_is_preserved_are_scores_of_retained_and_of_random_pairs():
+  data, forget, params = setup()
+  config, vectors = quick(), MF.encode(params, None)
+  problem, _ = _problem(jax.random.key(0), vectors, vectors, data, data.without(forget), forget, config, 512)
+  user, item = (np.asarray(params[side], np.float64) for side in ("user", "item"))
+  got = _whitening._preserve(
+    jax.random.key(3), problem, lambda rows: 3 * vectors.user[rows], lambda rows: vectors.item[rows], static_of(config)
+  )
+  size, keys = config.num_preserve, jax.random.split(jax.random.key(3), 3)
+  bounds = (len(data) - len(forget), data.num_users, data.num_items)
+  row, anyone, anything = (np.asarray(jax.random.randint(k, (size,), 0, n)) for k, n in zip(keys, bounds, strict=True))
+  kept = data.without(forget)
+  pairs = [*zip(kept.user[row], kept.item[row], strict=True), *zip(anyone, anything, strict=True)]
+  changes = [2 * user[u] @ item[i] / float(problem.score_unit) for u, i in pairs]
+  assert got == pytest.approx(np.mean(np.square(changes)), rel=1e-4)
+
+
 def test_a_plain_network_starts_as_pytorchs_do():
   net = _whitening.Whitening(hidden=64, residual=False).init(jax.random.key(0), jnp.zeros((1, 400)))["params"]
   for layer, fan_in in (("in", 400), ("out", 64)):
