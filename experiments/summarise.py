@@ -16,6 +16,7 @@ from typing import Any
 from absl import flags
 
 from experiments import _flags, _methods, _report, _results
+from jaxunlearn.train import TrainConfig
 
 FLAGS = flags.FLAGS
 flags.DEFINE_string("out", "experiments/results", "folder to write FORGET_HASH/DATASET/MODEL/METHOD/result.json in")
@@ -33,12 +34,23 @@ def _values(result: Mapping[str, Any], part: str, name: str) -> list[float | Non
   return found if len(found) == len(result["seeds"]) else [None] * len(result["seeds"])
 
 
+def _filled(settings: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, Any]:
+  """The settings, and at every depth the entries of `default` that they have not."""
+  found = {**default, **settings}
+  for name, value in found.items():
+    if isinstance(value, Mapping) and isinstance(default.get(name), Mapping):
+      found[name] = _filled(value, default[name])
+  return found
+
+
 def _config(result: Mapping[str, Any]) -> dict[str, Any]:
-  """The configuration; a field of the method's that is newer than the result has its default."""
+  """The configuration; a field of the training's or the method's that is newer than the result has its default."""
   config = dict(result.get("config") or {})
-  if isinstance(config.get("method"), Mapping):
-    default = _results.plain(_methods.CONFIGS.get(str(result["method"]).partition("[")[0])) or {}
-    config["method"] = {**default, **config["method"]}
+  train = _results.plain(TrainConfig())
+  method = _results.plain(_methods.CONFIGS.get(str(result["method"]).partition("[")[0])) or {}
+  for part, default in (("train", train), ("shard_train", train), ("method", method)):
+    if isinstance(config.get(part), Mapping):
+      config[part] = _filled(config[part], default)
   return config
 
 

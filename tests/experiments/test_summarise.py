@@ -83,6 +83,23 @@ def test_a_field_newer_than_a_result_counts_as_its_default(pool):
     pool([old, cell("sisa[num_slices=2]", 1, 0.4, 0.5, 1.0, config={"method": {**new, "early_stopping": True}})])
 
 
+def test_a_field_of_the_training_newer_than_a_result_counts_as_its_default(pool):
+  inner = {"num_epochs": 4, "batch_size": 8}
+  old = {"train": {"num_epochs": 3}, "shard_train": {"num_epochs": 2}, "method": {"aggregate": {"train": inner}}}
+  newer = {"reference_batch_size": None}
+  new = {
+    "train": {**old["train"], **newer},
+    "shard_train": {**old["shard_train"], **newer},
+    "method": {"aggregate": {"train": {**inner, **newer}}},
+  }
+  first = cell("receraser", 0, 0.3, 0.5, 1.0, config=old)
+  (pooled,) = pool([first, cell("receraser", 1, 0.4, 0.5, 1.0, config=new)])
+  assert pooled["seeds"] == [0, 1]
+  new["shard_train"]["reference_batch_size"] = 512
+  with pytest.raises(ValueError, match="configuration"):
+    pool([first, cell("receraser", 1, 0.4, 0.5, 1.0, config=new)])
+
+
 def test_as_a_command(tmp_path):
   for number, result in enumerate(CELLS):
     _results.write_result(tmp_path / "runs" / str(number), result)
