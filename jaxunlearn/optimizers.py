@@ -154,7 +154,7 @@ def dense(name: str, batch_factor: float = 1.0) -> optax.GradientTransformation:
   squared gradients of the first epochs hold the steps down eight times as many epochs (BUILD_NOTES, "LightUL").
 
   References:
-    Malladi et al., On the SDEs and Scaling Rules for Adaptive Gradient Algorithms, NeurIPS 2022, §4; there 1 − b is
+    Malladi et al., On the SDEs and Scaling Rules for Adaptive Gradient Algorithms, NeurIPS 2022; there 1 − b is
     multiplied by k, which is b to the power of k where 1 − b is small.
   """
   if name == "adam" and batch_factor != 1:
