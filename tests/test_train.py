@@ -1,3 +1,4 @@
+import dataclasses
 import os
 import signal
 import subprocess
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxunlearn import models
+from jaxunlearn import checkpoint, models
 from jaxunlearn.train import TrainConfig, TrainData, fit, fit_with_selection, init_state, prepare, train_epoch
 from tests.small import checkerboard, random_pairs
 
@@ -205,6 +206,15 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
   for key, model in ((1, BPRMF), (0, other)):
     with pytest.raises(ValueError, match="holds another run"):
       fit(jax.random.key(key), model, data, CONFIG, checkpoint_dir=tmp_path)
+
+
+def test_checkpoints_from_before_the_reference_batch_size_go_on_and_those_with_another_do_not(tmp_path):
+  data = random_pairs()
+  fit(jax.random.key(0), BPRMF, data, CONFIG, checkpoint_dir=tmp_path)
+  stored = checkpoint.read_metadata(sorted(tmp_path.glob("step_*"))[-1])["identity"]["config"]
+  assert "learning_rate" in stored and "reference_batch_size" not in stored  # as those that were written without it
+  with pytest.raises(ValueError, match="holds another run: config is"):
+    fit(jax.random.key(0), BPRMF, data, dataclasses.replace(CONFIG, reference_batch_size=32), checkpoint_dir=tmp_path)
 
 
 def test_a_checkpoint_of_another_start_is_refused(tmp_path):
