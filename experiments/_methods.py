@@ -298,7 +298,7 @@ def run_own(
   fit_scorer = unlearner.scorer(state)
   fit_utility, fit_completeness = measure(fit_scorer)
   if hasattr(config, "aggregate"):
-    config = dataclasses.replace(config, aggregate=dataclasses.replace(config.aggregate, kind="mean"))
+    config = dataclasses.replace(config, aggregate=AggregateConfig(kind="mean"))
   quick = factory(model, dataclasses.replace(train, num_epochs=1), config, progress=False, **options)
   _, cold = _timed(lambda: quick.unlearn(key, state, forget))
   result, seconds = _timed(lambda: unlearner.unlearn(key, state, forget))

@@ -83,6 +83,8 @@ _PHANTOMS = ",".join(f"lightul[phantom_ratio={ratio}]" for ratio in (0.1, 0.2, 0
 _ADAM = ",".join(f"ifru[solver=adam+adam_iterations={count}]" for count in (1, 2, 5, 10, 20))
 _FEW_ADAM = "".join(f"ifru[solver=adam+adam_iterations={count}]," for count in (1, 5, 20))
 _SHARED_NOISE = "receraser[partition=ubp+num_shards=3+aggregate.mask_absent=False]"
+_PORT_RECERASER = "receraser[partition=ubp+num_shards=3+aggregate.mask_absent=False+aggregate.transfer=False]"
+_PORT_LASER = "laser[num_groups=3+graph=own]"
 CLOSE = "num_negatives=8+row_negatives=100000+pool=64+item_draws=256"  # draws that many rounds can stand
 _SHARED = "sisa[shared_positives=True]"
 _LAST = "aggregate.propagate_last=True"
@@ -238,7 +240,8 @@ TABLES: dict[str, Table] = {
       "ml-1m-lightgcn-shards": Part(
         flags=("--dataset=ml-1m", "--models=lightgcn", *_LIGHTUL_SCALED, "--epochs=50", "--shard_recipe=lightul",
                "--shard_epochs=60", "--shards.train.batch_size=4096", "--shards.train.reference_batch_size=512",
-               f"--methods=original,retrain,{_SHARED_NOISE},receraser[partition=ubp+num_shards=3],laser[num_groups=3]",
+               f"--methods=original,retrain,{_SHARED_NOISE},receraser[partition=ubp+num_shards=3],laser[num_groups=3],"
+               f"{_PORT_RECERASER},{_PORT_LASER}",
                "--forget=$D/ml-1m/forget/intr_0.01.txt"),
         seeds=1,
       ),

@@ -39,6 +39,7 @@ class AggregateConfig:
   mask_absent: bool = True  # a shard has no say about a user or item without a pair there: zeros, no attention
   mean_weight: float = 1.25  # of the mean's scores in "combined", both in units of their standard deviation, ≥ 0
   propagate_last: bool = False  # LightGCN: aggregate layer 0, then propagate over all retained pairs, as released
+  transfer: bool = True  # attention: W_i and b_i map each shard's vectors into one space; False: LightUL's port has none
 
   def __post_init__(self) -> None:
     check_choice("kind", self.kind, KINDS)
@@ -51,6 +52,8 @@ class AggregateConfig:
       raise ValueError(
         f'Expected kind="attention" with propagate_last=True, got {self.kind!r}, which puts encoded vectors together.'
       )
+    if not self.transfer and self.kind not in ("attention", "combined"):
+      raise ValueError(f'Expected kind="attention" or "combined" with transfer=False, got {self.kind!r}, without maps.')
 
 
 def check_aggregates(model: Model, config: AggregateConfig) -> None:
@@ -205,6 +208,9 @@ def attention_model(model: Model, num_shards: int, config: AggregateConfig) -> M
   model's on (p, q). Trained: W, b, both attentions, and for NeuMF one tower; the submodels are frozen. Loss: the base
   model's ranking loss over all retained pairs, plus l2 · ½(‖W‖² + ‖b‖²).
 
+  With `transfer=False` z_i = x_i, so that the attention alone is trained: vectors of models that were never aligned are
+  averaged. LightUL's port of RecEraser does that; it shows what the maps are for (BUILD_NOTES, "LightUL").
+
   Readings: the items' attention reads item vectors (eq. 7 prints the user's). No dropout: the transfer maps are some
   40 k numbers. W_i starts as an independent random map, so that products across shards, which mean nothing before
   training, cancel on average. `propagate_last` is what the released code does for LightGCN,
@@ -227,11 +233,12 @@ def attention_model(model: Model, num_shards: int, config: AggregateConfig) -> M
       }
       for n, name in enumerate(kind)
     }
-    return {"kernel": noise, "bias": jnp.zeros((num_shards, dim)), "attention": side, "rest": rest}
+    maps = {"kernel": noise, "bias": jnp.zeros((num_shards, dim))} if config.transfer else {}
+    return {**maps, "attention": side, "rest": rest}
 
   def aggregated(params: Params, name: str, x: jax.Array, present: jax.Array) -> jax.Array:
     """[K, n, d] vectors, bool [K, n], to [n, d]."""
-    z = x @ params["kernel"] + params["bias"][:, None, :]
+    z = x @ params["kernel"] + params["bias"][:, None, :] if config.transfer else x
     side = params["attention"][name]
     score = jax.nn.relu(z @ side["kernel"] + side["bias"][None, None, :]) @ side["head"]
     if config.mask_absent:
@@ -241,10 +248,10 @@ def attention_model(model: Model, num_shards: int, config: AggregateConfig) -> M
 
   def of_present(params: Params, name: str, rows: PresentRows) -> jax.Array:
     """`aggregated` of all rows, without computing on those that the mask takes out."""
-    z = _present_rows.mapped(rows, params["kernel"], params["bias"])
+    z = _present_rows.mapped(rows, params["kernel"], params["bias"]) if config.transfer else rows.vectors
     side = params["attention"][name]
     score = jax.nn.relu(z @ side["kernel"] + side["bias"][None, None, :]) @ side["head"]
-    # One that is present nowhere has the biases alone, from all shards.
+    # One that is present nowhere has the biases alone, from all shards; zeros without maps.
     none = jnp.zeros((num_shards, 1, rows.vectors.shape[-1])), jnp.zeros((num_shards, 1), bool)
     return jnp.where(
       rows.anywhere[:, None], _present_rows.softmax_mean(rows, score, z), aggregated(params, name, *none)
@@ -269,7 +276,8 @@ def attention_model(model: Model, num_shards: int, config: AggregateConfig) -> M
 
   def loss(params: Params, context: ShardVectors, batch: Batch) -> jax.Array:
     num_nodes = context.user.shape[1] + context.item.shape[1]
-    ridge = config.l2 * 0.5 * (jnp.sum(jnp.square(params["kernel"])) + jnp.sum(jnp.square(params["bias"])))
+    maps = [params[name] for name in ("kernel", "bias") if name in params]
+    ridge = config.l2 * 0.5 * sum(jnp.sum(jnp.square(leaf)) for leaf in maps)
     if model.batches == "users":
       if context.packed is None:
         user, item = of_rows(params, context, batch.user, jnp.arange(context.item.shape[1]))

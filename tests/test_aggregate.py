@@ -143,9 +143,10 @@ def test_a_shard_of_weight_zero_is_not_heard():
 
 
 def naive_attention(params, side, x, present, mask):
-  """RecEraser's eqs. 5 to 8 for one user or item: x [K, d], present [K]; p = Σ_i α_i (x_i W_i + b_i)."""
-  x = [x[i] if present[i] or not mask else 0 * x[i] for i in range(SHARDS)]  # a row without a pair is no vector
-  z = [x[i] @ params["kernel"][i] + params["bias"][i] for i in range(SHARDS)]
+  """RecEraser's eqs. 5 to 8 for one user or item: x [K, d], present [K]; p = Σ_i α_i (x_i W_i + b_i), or Σ_i α_i x_i."""
+  z = [x[i] if present[i] or not mask else 0 * x[i] for i in range(SHARDS)]  # a row without a pair is no vector
+  if "kernel" in params:
+    z = [z[i] @ params["kernel"][i] + params["bias"][i] for i in range(SHARDS)]
   attention = params["attention"][side]
   logits = [
     float(np.maximum(z[i] @ attention["kernel"] + attention["bias"], 0) @ attention["head"]) for i in range(SHARDS)
@@ -190,15 +191,16 @@ def random_aggregator(model, config, seed=7):
   return jax.tree.map(lambda leaf: leaf + 0.2 * rng.normal(size=leaf.shape).astype(np.float32), params)
 
 
-@pytest.mark.parametrize("mask", [True, False])
+@pytest.mark.parametrize(("mask", "transfer"), [(True, True), (False, True), (True, False), (False, False)])
 @pytest.mark.parametrize("name", MODELS)
-def test_attention_is_the_papers_equations(name, mask):
-  config = AggregateConfig(attention_dim=5, mask_absent=mask)
+def test_attention_is_the_papers_equations(name, mask, transfer):
+  config = AggregateConfig(attention_dim=5, mask_absent=mask, transfer=transfer)
   model, params, parts, _, vectors = submodels(name, config)
   assert not any(has_pair(part, "user", 12) or has_pair(part, "item", 9) for part in parts)  # absent everywhere
   present = np.array([[has_pair(part, "user", user) for part in parts] for user in range(NUM_USERS)])
   assert (present.any(1) & ~present.all(1)).any()  # absent somewhere
   learned = random_aggregator(model, config)
+  assert set(learned) == {"attention", "rest"} | ({"kernel", "bias"} if transfer else set())
   numbers = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), learned)
   tables = list(zip(*(naive_vectors(name, p, part) for p, part in zip(params, parts, strict=True)), strict=True))
   user, item = naive_served(numbers, tables, parts, mask)
@@ -212,10 +214,10 @@ def test_attention_is_the_papers_equations(name, mask):
   assert (scorer.embeddings is None) == (name == "neumf")
 
 
-@pytest.mark.parametrize("name", ["bprmf", "wmf"])
-def test_without_absent_rows_the_attention_is_the_same(name):
+@pytest.mark.parametrize(("name", "transfer"), [("bprmf", True), ("wmf", True), ("bprmf", False)])
+def test_without_absent_rows_the_attention_is_the_same(name, transfer):
   """The packed rows against [K, n, d] tables, in value and gradient, with shards of several blocks."""
-  config = AggregateConfig(attention_dim=5)
+  config = AggregateConfig(attention_dim=5, transfer=transfer)
   rng, shards, num_users, num_items = np.random.default_rng(3), 4, 900, 700
   data = Interactions.from_pairs(
     rng.integers(0, num_users - 1, 4000), rng.integers(1, num_items, 4000), num_users=num_users, num_items=num_items
@@ -262,6 +264,12 @@ def test_only_attention_propagates_what_it_puts_together(kind):
   """The others would serve layer 0, which was the case for the mean and static weights."""
   with pytest.raises(ValueError, match=f"propagate_last=True, got '{kind}'"):
     AggregateConfig(kind=kind, propagate_last=True)
+
+
+@pytest.mark.parametrize("kind", ["mean", "static"])
+def test_only_attention_has_maps_to_leave_out(kind):
+  with pytest.raises(ValueError, match=f"transfer=False, got '{kind}'"):
+    AggregateConfig(kind=kind, transfer=False)
 
 
 def test_an_aggregator_is_refused_before_a_shard_is_trained(monkeypatch):

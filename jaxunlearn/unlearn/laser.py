@@ -9,7 +9,7 @@ import jax
 from flax import struct
 
 from jaxunlearn import partition as partitions
-from jaxunlearn._validate import check_own_vectors, check_positive
+from jaxunlearn._validate import check_choice, check_own_vectors, check_positive
 from jaxunlearn.base import Model, Params, Scorer, Unlearner, UnlearnResult, scorer_of
 from jaxunlearn.data.interactions import Interactions, capacity_for
 from jaxunlearn.epoch import TrainConfig, state_from
@@ -20,15 +20,20 @@ from jaxunlearn.shards import Placement, train_shards
 from jaxunlearn.unlearn._sharded import PartitionFn, hold_out
 
 
+GRAPHS = ("seen", "own")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LASERConfig:
   """Hyper-parameters of LASER."""
 
   num_groups: int = 5  # K, ≥ 1
   early_stopping: bool = False  # each group stops by held-out pairs of its own and goes on from its best epoch
+  graph: str = "seen"  # LightGCN: a group propagates over the pairs of the groups so far, or over its "own" alone
 
   def __post_init__(self) -> None:
     check_positive("num_groups", self.num_groups)
+    check_choice("graph", self.graph, GRAPHS)
 
 
 class LASERState(struct.PyTreeNode):
@@ -80,7 +85,7 @@ def _chain(
       if config.early_stopping:
         (part,), validation = hold_out(key, [part], train.validation_fraction)
       # The graph of the groups so far: one of all would let later groups into this checkpoint.
-      graph = interactions.select(partition.shard < group).union(part)
+      graph = part if config.graph == "own" else interactions.select(partition.shard < group).union(part)
       fitted = train_shards(
         [group_key], model, [part], train,
         start=[state_from(model, params, train)],
@@ -118,14 +123,17 @@ def laser(
   a whole fit (facts §4.5).
 
   Args:
-    model: any of bprmf, wmf, lightgcn, neumf; LightGCN propagates over the groups so far.
+    model: any of bprmf, wmf, lightgcn, neumf; LightGCN propagates over the groups so far, and is served over all.
+      With `graph="own"`, as LightUL's port has it, each group over its own pairs, and the last group's graph is served,
+      from which all other users are cut off (BUILD_NOTES, "LightUL").
     train_config: of each group; `num_epochs` are a group's.
     config: LASER's.
     groups: (key, interactions) -> Partition in training order; `partition.laser` when None.
     progress: as for `train.fit`.
 
   Raises:
-    ValueError: the model is `frozen`: its vectors came from elsewhere, and nothing here trains them anew.
+    ValueError: the model is `frozen`: its vectors came from elsewhere, and nothing here trains them anew;
+      `graph="own"` for a model without a graph.
 
   References:
     LASER ("Making Recommender Systems Forget"), as far as its abstract, LightUL's account of it and its authors'
@@ -133,6 +141,8 @@ def laser(
   """
   check_own_vectors("laser", model)
   config, train = config or LASERConfig(), train_config or TrainConfig()
+  if config.graph == "own" and model.name != "lightgcn":
+    raise ValueError(f'Expected graph="seen" for {model.name}, which has no graph to propagate over.')
 
   def fit_fn(key: jax.Array, interactions: Interactions) -> LASERState:
     group_key = jax.random.fold_in(key, 2)
@@ -170,6 +180,9 @@ def laser(
     )  # fmt: skip
 
   def scorer(state: LASERState) -> Scorer:
-    return scorer_of(model, state.checkpoints[-1], model.context(state.interactions))
+    served = state.interactions
+    if config.graph == "own" and len(served):
+      served = served.select(state.partition.shard == state.partition.shard.max())  # groups without a pair train nothing
+    return scorer_of(model, state.checkpoints[-1], model.context(served))
 
   return Unlearner(fit_fn, unlearn_fn, scorer, "exact", "laser", refit_fn)

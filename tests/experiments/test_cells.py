@@ -2,14 +2,17 @@
 
 import dataclasses
 import json
+import re
 import shutil
 
+import jax
 import numpy as np
 import pytest
 
 from experiments import _cells, _common, _methods, _results
 from experiments._cells import Cells
-from experiments._methods import CONFIGS, settings, variant
+from experiments._methods import CONFIGS, OWN_FIT, settings, variant
+from experiments._tables import TABLES
 from jaxunlearn import checkpoint
 from jaxunlearn.base import Embeddings, Scorer, inner_product_score
 from jaxunlearn.data import SyntheticConfig, generate, sample_interactions
@@ -207,6 +210,30 @@ def test_models_of_their_own(done, tmp_path, monkeypatch):
     make(folder, changes=shared, shard_epochs=1).run("sisa", 0)
   make(folder, changes=OWN, shard_epochs=1, overwrite=True)
   assert not (folder / "vectors" / "seed0").exists()
+
+
+def special():
+  """(model, method) of all tables that put submodels together, or propagate, in a way of their own."""
+  found = set()
+  for part in (part for table in TABLES.values() for part in table.parts.values()):
+    flags = dict(flag.removeprefix("--").split("=", 1) for flag in part.flags)
+    own = (method for method in flags["methods"].split(",") if variant(method)[0] in OWN_FIT)
+    own = [method for method in own if re.search("propagate_last|transfer|graph=", method)]
+    found |= {(flags.get("models", "bprmf"), method) for method in own}
+  return sorted(found)
+
+
+@pytest.mark.parametrize(("model", "method"), special())
+def test_what_the_tables_run_is_served_and_asked(model, method):
+  """A request is served once before it is timed, with settings of its own: they have to be ones that exist."""
+  name, _, own = variant(method)
+  chosen = settings(name, model, TRAIN, {**own, "num_groups" if name == "laser" else "num_shards": 2}, shard_epochs=1)
+  random = np.random.default_rng(0)
+  vectors = Embeddings(*(random.normal(size=(n, 4)).astype(np.float32) for n in (30, 20)))
+  made = _methods.run_own(
+    jax.random.key(0), name, model, chosen, DATASET.train, FORGET, MEASURE, vectors=lambda *_: vectors, progress=False
+  )
+  assert made.outcome.info["num_forgotten"] == len(FORGET) and 0 <= made.outcome.utility["ndcg@20"] <= 1
 
 
 def test_settings():

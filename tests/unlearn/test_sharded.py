@@ -68,7 +68,8 @@ METHODS["receraser_combined"] = lambda model: receraser(
   RecEraserConfig(num_shards=4, partition="ubp-pairs", aggregate=dataclasses.replace(attention(), kind="combined")),
   vectors=given_vectors,
 )
-ALL.append(("receraser_combined", "bprmf"))
+METHODS["laser_own_graph"] = lambda model: laser(model, TRAIN, LASERConfig(num_groups=3, graph="own"))
+ALL += [("receraser_combined", "bprmf"), ("laser_own_graph", "lightgcn")]
 
 
 @pytest.fixture(scope="module")
@@ -213,6 +214,24 @@ def test_lasers_checkpoint_equals_a_run_cut_off_after_that_group(fitted):
   assert equal(early.checkpoints, state.checkpoints[:2])
 
 
+def test_laser_of_own_graphs_cuts_off_all_but_the_last_group(fitted):
+  """A user of an earlier group is served a third of their row: the mean over three layers, of which two are zero."""
+  model = MODELS["lightgcn"]
+  unlearner, state = fitted("laser_own_graph", "lightgcn")
+  last = state.interactions.select(state.partition.shard == 2)
+  served, row = unlearner.scorer(state).vectors.user, state.checkpoints[-1]["user"]
+  earlier = np.setdiff1d(state.interactions.user, last.user)
+  assert earlier.size and last.user.size
+  np.testing.assert_allclose(served[earlier], row[earlier] / 3, rtol=1e-6)
+  np.testing.assert_array_equal(served, model.encode(state.checkpoints[-1], model.context(last)).user)
+  # A group that is forgotten as a whole is not served an empty graph: the one before it is the last that trained.
+  new = unlearner.unlearn(KEY, state, Request(users=np.unique(last.user))).state
+  before = new.interactions.select(new.partition.shard == 1)
+  np.testing.assert_array_equal(
+    unlearner.scorer(new).vectors.user, model.encode(new.checkpoints[-1], model.context(before)).user
+  )
+
+
 @pytest.mark.parametrize("method", ["sisa", "receraser"])
 def test_early_stopping_by_shard_is_exact_too(method):
   train = dataclasses.replace(TRAIN, num_epochs=12, eval_every=2, patience=1, validation_fraction=0.2)
@@ -242,8 +261,9 @@ def test_what_a_shard_holds_out_leaves_every_row_a_pair_to_train_on(fraction):
   assert abs(len(held) / len(wide) - fraction) < 0.02
 
 
+@pytest.mark.parametrize("graph_of", ["seen", "own"])
 @pytest.mark.parametrize("early_stopping", [False, True])
-def test_laser_trains_a_group_on_what_it_may_see(early_stopping, monkeypatch):
+def test_laser_trains_a_group_on_what_it_may_see(early_stopping, graph_of, monkeypatch):
   """Held-out pairs are in no graph that they judge, and arrays are as long as a group, not as the data."""
   module, seen = importlib.import_module("jaxunlearn.unlearn.laser"), []
 
@@ -256,8 +276,10 @@ def test_laser_trains_a_group_on_what_it_may_see(early_stopping, monkeypatch):
 
   monkeypatch.setattr(module, "train_shards", spy)
   data = random_pairs(num_users=60, num_items=50, num_pairs=1400)
-  laser(MODELS["lightgcn"], TRAIN, LASERConfig(num_groups=4, early_stopping=early_stopping)).fit(KEY, data)
+  config = LASERConfig(num_groups=4, early_stopping=early_stopping, graph=graph_of)
+  laser(MODELS["lightgcn"], TRAIN, config).fit(KEY, data)
   assert len(seen) == 4
+  assert [len(graph) > len(part) for part, graph, *_ in seen] == [False] + 3 * [graph_of == "seen"]
   for part, graph, held, capacity, graph_capacity in seen:
     assert graph.contains(part).all() and (capacity, graph_capacity) == (512, 2048)
     assert (held is None) != early_stopping
@@ -313,6 +335,8 @@ def test_stage_epochs_do_the_work_of_one_run():
     (lambda: SISAConfig(num_slices=0).shard_config(TRAIN, None), "num_slices"),
     (lambda: SISAConfig(num_slices=2, early_stopping=True).shard_config(TRAIN, None), "num_slices=1"),
     (lambda: LASERConfig(num_groups=0), "num_groups"),
+    (lambda: LASERConfig(graph="all"), "graph"),
+    (lambda: laser(MODELS["bprmf"], TRAIN, LASERConfig(graph="own")), 'graph="seen" for bprmf'),
     (lambda: sisa(MODELS["bprmf"], TRAIN, SISAConfig(num_shards=0)), "num_shards"),
     (lambda: sisa(MODELS["wmf"], TRAIN, SISAConfig(shared_positives=True)), "wmf"),
   ],
