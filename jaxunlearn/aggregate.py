@@ -39,7 +39,7 @@ class AggregateConfig:
   mask_absent: bool = True  # a shard has no say about a user or item without a pair there: zeros, no attention
   mean_weight: float = 1.25  # of the mean's scores in "combined", both in units of their standard deviation, ≥ 0
   propagate_last: bool = False  # LightGCN: aggregate layer 0, then propagate over all retained pairs, as released
-  transfer: bool = True  # attention: W_i and b_i map each shard's vectors into one space; False: LightUL's port has none
+  transfer: bool = True  # attention: W_i and b_i map shards' vectors into one space; False: LightUL's port has none
 
   def __post_init__(self) -> None:
     check_choice("kind", self.kind, KINDS)

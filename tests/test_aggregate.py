@@ -143,7 +143,7 @@ def test_a_shard_of_weight_zero_is_not_heard():
 
 
 def naive_attention(params, side, x, present, mask):
-  """RecEraser's eqs. 5 to 8 for one user or item: x [K, d], present [K]; p = Σ_i α_i (x_i W_i + b_i), or Σ_i α_i x_i."""
+  """RecEraser's eqs. 5 to 8 for one user or item: x [K, d], present [K]; p = Σ_i α_i (x_i W_i + b_i) or Σ_i α_i x_i."""
   z = [x[i] if present[i] or not mask else 0 * x[i] for i in range(SHARDS)]  # a row without a pair is no vector
   if "kernel" in params:
     z = [z[i] @ params["kernel"][i] + params["bias"][i] for i in range(SHARDS)]

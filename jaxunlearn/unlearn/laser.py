@@ -19,7 +19,6 @@ from jaxunlearn.requests import Request, resolve
 from jaxunlearn.shards import Placement, train_shards
 from jaxunlearn.unlearn._sharded import PartitionFn, hold_out
 
-
 GRAPHS = ("seen", "own")
 
 
@@ -182,7 +181,7 @@ def laser(
   def scorer(state: LASERState) -> Scorer:
     served = state.interactions
     if config.graph == "own" and len(served):
-      served = served.select(state.partition.shard == state.partition.shard.max())  # groups without a pair train nothing
+      served = served.select(state.partition.shard == state.partition.shard.max())  # one without pairs trains nothing
     return scorer_of(model, state.checkpoints[-1], model.context(served))
 
   return Unlearner(fit_fn, unlearn_fn, scorer, "exact", "laser", refit_fn)
