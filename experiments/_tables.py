@@ -227,7 +227,8 @@ TABLES: dict[str, Table] = {
       "ml-1m-bprmf-shards": Part(
         flags=("--dataset=ml-1m", "--models=bprmf", "--recipe=lightul", "--epochs=300", "--shard_recipe=lightul",
                "--shard_epochs=60",
-               f"--methods=original,retrain,{_SHARED_NOISE},receraser[partition=ubp+num_shards=3],laser[num_groups=3]",
+               f"--methods=original,retrain,{_SHARED_NOISE},receraser[partition=ubp+num_shards=3],laser[num_groups=3],"
+               f"{_PORT_RECERASER}",
                "--forget=$D/ml-1m/forget/intr_0.01.txt"),
         seeds=2,
       ),
@@ -256,7 +257,8 @@ TABLES: dict[str, Table] = {
       },
     },
     kept=("as-published/b554f0c3", "as-published/ce1caaf5", "as-published/a1b240ba"), paper="lightul",
-    alias={_SHARED_NOISE: "receraser", "laser[num_groups=3]": "laser"},
+    alias={_SHARED_NOISE: "receraser", "laser[num_groups=3]": "laser", _PORT_RECERASER: "receraser",
+           _PORT_LASER: "laser"},
   ),
   "rounds": Table(
     title="No paper's: rownewton with more rounds, over the rows of the request and over all",
