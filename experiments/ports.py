@@ -75,12 +75,15 @@ def serve_laser(
   epochs: Sequence[int],
   progress: bool | None = None,
 ) -> Scorer:
-  """One model on one part after another, with a fresh optimizer, over its own pairs; the last part's are served."""
+  """One model on one part after another, with a fresh optimizer, over its own pairs; the last part's are served.
+
+  With as many epochs for each it is `laser` with `graph="own"`, draw for draw.
+  """
   params = model.init(jax.random.fold_in(key, 0), parts[0].num_users, parts[0].num_items)
   for group, (part, count) in enumerate(zip(parts, epochs, strict=True)):
     how = dataclasses.replace(train, num_epochs=count)
     params = train_shards(
-      [jax.random.fold_in(key, 1 + group)], model, [part], how, start=[state_from(model, params, how)],
+      [jax.random.fold_in(jax.random.fold_in(key, 1), group)], model, [part], how, start=[state_from(model, params, how)],
       progress=progress, label=f"group {group + 1}",
     ).params[0]  # fmt: skip
   return scorer_of(model, params, model.context(parts[-1]))
@@ -97,16 +100,19 @@ def serve_receraser(
   data: Interactions,
   aggregate: AggregateConfig,
 ) -> Scorer:
-  """A model a part, then the attention over all pairs."""
+  """A model a part, then the attention over all pairs.
+
+  With as many epochs for each it is `receraser` over that partition, draw for draw.
+  """
   params = [
     train_shards(
-      [jax.random.fold_in(key, 1 + group)], model, [part], dataclasses.replace(train, num_epochs=count),
+      [jax.random.fold_in(jax.random.fold_in(key, 0), group)], model, [part], dataclasses.replace(train, num_epochs=count),
       progress=progress, label=f"shard {group + 1}",
     ).params[0]
     for group, (part, count) in enumerate(zip(parts, epochs, strict=True))
   ]  # fmt: skip
   vectors = shard_vectors(model, params, [model.context(part) for part in parts], parts, data, aggregate)
-  learned = fit_aggregator(jax.random.fold_in(key, 0), model, vectors, data, aggregate, progress=progress)
+  learned = fit_aggregator(jax.random.fold_in(key, 3), model, vectors, data, aggregate, progress=progress)
   return aggregated_scorer(model, vectors, learned, aggregate)
 
 
