@@ -58,10 +58,10 @@ def clusters(rng: np.random.Generator, vectors: np.ndarray, data: Interactions, 
   """
   users = np.unique(data.user)
   points = np.asarray(vectors, np.float64)[users]
+  if len(np.unique(points, axis=0)) < num_groups:
+    raise ValueError(f"Expected {num_groups} different vectors of {users.size} users at least; shorten --group_epochs.")
   tries = [scipy.cluster.vq.kmeans2(points, num_groups, minit="++", rng=rng)[1] for _ in range(_STARTS)]
-  found = [(spread(points, label, num_groups), label) for label in tries if np.unique(label).size == num_groups]
-  if not found:
-    raise ValueError(f"Expected {num_groups} clusters of {users.size} users, found fewer; shorten --group_epochs.")
+  found = [(spread(points, label, num_groups), label) for label in tries]
   (_, apart), label = min(found, key=lambda each: each[0][0].sum())
   rank = np.argsort(np.argsort(apart, kind="stable"), kind="stable")
   return Partition.make(rank[label][np.searchsorted(users, data.user)], num_groups, "kmeans", "vectors")
@@ -82,10 +82,10 @@ def serve_laser(
   params = model.init(jax.random.fold_in(key, 0), parts[0].num_users, parts[0].num_items)
   for group, (part, count) in enumerate(zip(parts, epochs, strict=True)):
     how = dataclasses.replace(train, num_epochs=count)
-    params = train_shards(
-      [jax.random.fold_in(jax.random.fold_in(key, 1), group)], model, [part], how, start=[state_from(model, params, how)],
-      progress=progress, label=f"group {group + 1}",
-    ).params[0]  # fmt: skip
+    keys = [jax.random.fold_in(jax.random.fold_in(key, 1), group)]
+    start = [state_from(model, params, how)]
+    label = f"group {group + 1}"
+    params = train_shards(keys, model, [part], how, start=start, progress=progress, label=label).params[0]
   return scorer_of(model, params, model.context(parts[-1]))
 
 
@@ -104,13 +104,11 @@ def serve_receraser(
 
   With as many epochs for each it is `receraser` over that partition, draw for draw.
   """
-  params = [
-    train_shards(
-      [jax.random.fold_in(jax.random.fold_in(key, 0), group)], model, [part], dataclasses.replace(train, num_epochs=count),
-      progress=progress, label=f"shard {group + 1}",
-    ).params[0]
-    for group, (part, count) in enumerate(zip(parts, epochs, strict=True))
-  ]  # fmt: skip
+  params = []
+  for group, (part, count) in enumerate(zip(parts, epochs, strict=True)):
+    keys = [jax.random.fold_in(jax.random.fold_in(key, 0), group)]
+    how, label = dataclasses.replace(train, num_epochs=count), f"shard {group + 1}"
+    params.append(train_shards(keys, model, [part], how, progress=progress, label=label).params[0])
   vectors = shard_vectors(model, params, [model.context(part) for part in parts], parts, data, aggregate)
   learned = fit_aggregator(jax.random.fold_in(key, 3), model, vectors, data, aggregate, progress=progress)
   return aggregated_scorer(model, vectors, learned, aggregate)
