@@ -13,7 +13,9 @@ NAMES = {
   "receraser": "RecEraser",
   "receraser-released": "RecEraser (released anchors)",
   "receraser-ubp": "RecEraser (UBP, combined)",
+  "receraser-port": "RecEraser (port)",  # LightUL's, as LASER's
   "laser": "LASER",
+  "laser-port": "LASER (port)",
   "finetune": "Fine-tune",
   "gradient-ascent": "Gradient ascent",
   "ifru": "IFRU",

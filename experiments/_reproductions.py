@@ -15,6 +15,7 @@ from scipy import special
 from experiments import _names, _report
 from experiments._report import Row
 
+_OF_THE_PAPER = {f"receraser-{way}": "receraser" for way in ("ubp", "released", "port")} | {"laser-port": "laser"}
 _PRINTED = Path(__file__).parent / "printed.json"
 
 
@@ -59,7 +60,7 @@ class Table:
     are of its defaults.
     """
     method, _, variant = self.alias.get(row.method, row.method).partition("[")
-    method = {"receraser-ubp": "receraser", "receraser-released": "receraser"}.get(method, method)
+    method = _OF_THE_PAPER.get(method, method)
     cells = _printed().get(self.paper, {}).get("cells", {})
     return {} if "=" in variant else cells.get(f"{row.dataset}/{row.model}/{method}", {})
 

@@ -143,7 +143,7 @@ def main(argv: list[str]) -> None:
     ),
   )  # fmt: skip
   for seed in range(FLAGS.first_seed, FLAGS.first_seed + FLAGS.seeds):
-    path = cells.folder / f"{FLAGS.method}[port]" / f"seed{seed}"
+    path = cells.folder / f"{FLAGS.method}-port" / f"seed{seed}"
     config = {
       **cells.identity["config"], "lightul": None, "group_epochs": epochs,
       "aggregate": aggregate if FLAGS.method == "receraser" else None,
@@ -168,7 +168,7 @@ def main(argv: list[str]) -> None:
     seconds = time.perf_counter() - start
     utility, completeness = measure(scorer)
     result = _results.make_result(
-      method=f"{FLAGS.method}[port]", model=FLAGS.model, dataset=dataset.name, seeds=[seed], config=config,
+      method=f"{FLAGS.method}-port", model=FLAGS.model, dataset=dataset.name, seeds=[seed], config=config,
       data_hash=cells.identity["data_hash"], forget_hash=cells.identity["forget_hash"],
       utility=utility, completeness=completeness,
       efficiency={"unlearn_seconds": seconds, "peak_memory_mb": _results.peak_memory_mb()},

@@ -70,15 +70,15 @@ def test_a_port_is_run_beside_an_original_resumed_and_refused(tmp_path):
   done = scripts.run(f"{command} --group_epochs=2,1", tmp_path)
   assert done.returncode == 0, done.stderr
   folder = tmp_path / "runs/ports/bprmf"
-  result = _results.load_results(folder / "receraser[port]")[0]
+  result = _results.load_results(folder / "receraser-port")[0]
   assert result["config"]["group_epochs"] == [2, 1] and not result["config"]["aggregate"]["transfer"]
-  assert (folder / "original/seed0/result.json").exists() and "RecEraser [port]" in done.stdout
+  assert (folder / "original/seed0/result.json").exists() and "RecEraser (port)" in done.stdout
   data = datasets.load("synthetic").train
   assert sum(result["info"]["pairs_of_groups"]) == len(data) - round(0.01 * len(data))
-  stamp = (folder / "receraser[port]/seed0/result.json").stat().st_mtime_ns
+  stamp = (folder / "receraser-port/seed0/result.json").stat().st_mtime_ns
   again = scripts.run(f"{command} --group_epochs=2,1 --quiet", tmp_path)
   assert (again.returncode, again.stdout) == (0, "")
-  assert (folder / "receraser[port]/seed0/result.json").stat().st_mtime_ns == stamp
+  assert (folder / "receraser-port/seed0/result.json").stat().st_mtime_ns == stamp
   other = scripts.run(f"{command} --group_epochs=1,1", tmp_path)
   assert other.returncode == 1 and "config.group_epochs" in other.stderr and "--overwrite" in other.stderr
   bad = scripts.run(f"{command} --group_epochs=1,many", tmp_path)
