@@ -114,66 +114,74 @@ def serve_receraser(
   return aggregated_scorer(model, vectors, learned, aggregate)
 
 
-def main(argv: list[str]) -> None:
-  """Original, clusters, models, one result a seed."""
-  del argv
-  out = _results.prepare_out(FLAGS.out)
-  _common.use_compilation_cache()
+def group_epochs() -> list[int]:
+  """--group_epochs as numbers; ValueError where one is none."""
   try:
     epochs = [int(text) for text in FLAGS.group_epochs]
   except ValueError:
     epochs = []
   if not epochs or min(epochs) < 1:
     raise ValueError(f"Expected --group_epochs of whole numbers from 1, got {','.join(FLAGS.group_epochs)!r}.")
-  how = _common.override(recipe(FLAGS.model, "lightul"), FLAGS.model)
+  return epochs
+
+
+def attention(train: TrainConfig, num_shards: int) -> AggregateConfig:
+  """The port's: wide, without maps or L2, deaf to who was in a shard, in batches as many times as large as shards."""
+  how = dataclasses.replace(
+    train,
+    num_epochs=FLAGS.attention_epochs,
+    batch_size=num_shards * train.batch_size,
+    reference_batch_size=num_shards * (train.reference_batch_size or train.batch_size),
+  )
+  return AggregateConfig(train=how, transfer=False, mask_absent=False, attention_dim=128, l2=0.0, row_l2=0.0)
+
+
+def main(argv: list[str]) -> None:
+  """Original, clusters, models, one result a seed."""
+  del argv
+  out = _results.prepare_out(FLAGS.out)
+  _common.use_compilation_cache()
+  epochs, how = group_epochs(), _common.override(recipe(FLAGS.model, "lightul"), FLAGS.model)
+  train, aggregate = how.train_config, attention(how.train_config, len(epochs))
   dataset = _common.load_dataset()
   forget = _common.forget_from_flags(dataset.train, seed=0)
   measure = _common.Measure(dataset, forget)
+  progress = False if FLAGS.quiet else None
   cells = Cells(
-    out / FLAGS.model, FLAGS.model, how, "lightul", dataset, forget, measure,
-    epochs=FLAGS.epochs, progress=False if FLAGS.quiet else None,
-  )  # fmt: skip
-  model, retained, progress = cells.model, dataset.train.without(forget), None if not FLAGS.quiet else False
-  size = len(epochs) * how.train_config.batch_size
-  reference = how.train_config.reference_batch_size or how.train_config.batch_size
-  aggregate = AggregateConfig(
-    transfer=False, mask_absent=False, attention_dim=128, l2=0.0, row_l2=0.0,
-    train=dataclasses.replace(
-      how.train_config, num_epochs=FLAGS.attention_epochs, batch_size=size, reference_batch_size=len(epochs) * reference
-    ),
-  )  # fmt: skip
+    out / FLAGS.model, FLAGS.model, how, "lightul", dataset, forget, measure, epochs=FLAGS.epochs, progress=progress
+  )
+  model, retained, name = cells.model, dataset.train.without(forget), f"{FLAGS.method}-port"
+  own = {"group_epochs": epochs, "aggregate": aggregate if FLAGS.method == "receraser" else None}
+  identity = {**cells.identity, "config": {**cells.identity["config"], "lightul": None, **own}}
   for seed in range(FLAGS.first_seed, FLAGS.first_seed + FLAGS.seeds):
-    path = cells.folder / f"{FLAGS.method}-port" / f"seed{seed}"
-    config = {
-      **cells.identity["config"], "lightul": None, "group_epochs": epochs,
-      "aggregate": aggregate if FLAGS.method == "receraser" else None,
-    }  # fmt: skip
+    path = cells.folder / name / f"seed{seed}"
     if FLAGS.overwrite:
       _identity.remove(path)
     if (path / _results.FILE_NAME).exists():
-      _identity.check(path, _results.load_results(path)[0], {"config": config})
+      _identity.check(path, _results.load_results(path)[0], identity)
       continue
-    state = cells.state(seed)
-    start, key = time.perf_counter(), jax.random.key(seed)
+    state, key = cells.state(seed), jax.random.key(seed)
+    start = time.perf_counter()
     users = model.encode(state.params, model.context(dataset.train)).user
-    groups = clusters(np.random.default_rng(seed), np.asarray(users), retained, len(epochs))
-    parts = groups.shards(retained)
+    parts = clusters(np.random.default_rng(seed), np.asarray(users), retained, len(epochs)).shards(retained)
     if FLAGS.method == "laser":
-      scorer = serve_laser(key, model, how.train_config, parts, epochs, progress)
+      scorer = serve_laser(key, model, train, parts, epochs, progress)
     else:
-      scorer = serve_receraser(
-        key, model, how.train_config, parts, epochs, progress, data=retained, aggregate=aggregate
-      )
+      scorer = serve_receraser(key, model, train, parts, epochs, progress, data=retained, aggregate=aggregate)
     jax.block_until_ready(scorer.vectors)
     seconds = time.perf_counter() - start
     utility, completeness = measure(scorer)
     result = _results.make_result(
-      method=f"{FLAGS.method}-port", model=FLAGS.model, dataset=dataset.name, seeds=[seed], config=config,
-      data_hash=cells.identity["data_hash"], forget_hash=cells.identity["forget_hash"],
-      utility=utility, completeness=completeness,
+      method=name,
+      model=FLAGS.model,
+      dataset=dataset.name,
+      seeds=[seed],
+      utility=utility,
+      completeness=completeness,
       efficiency={"unlearn_seconds": seconds, "peak_memory_mb": _results.peak_memory_mb()},
       info={"pairs_of_groups": [len(part) for part in parts], "num_epochs": cells.config.num_epochs},
-    )  # fmt: skip
+      **identity,
+    )
     _results.write_result(path, result)
   if not FLAGS.quiet:
     _report.show(_results.load_results(out))
