@@ -83,8 +83,8 @@ _PHANTOMS = ",".join(f"lightul[phantom_ratio={ratio}]" for ratio in (0.1, 0.2, 0
 _ADAM = ",".join(f"ifru[solver=adam+adam_iterations={count}]" for count in (1, 2, 5, 10, 20))
 _FEW_ADAM = "".join(f"ifru[solver=adam+adam_iterations={count}]," for count in (1, 5, 20))
 _SHARED_NOISE = "receraser[partition=ubp+num_shards=3+aggregate.mask_absent=False]"
-_PORT_RECERASER = "receraser[partition=ubp+num_shards=3+aggregate.mask_absent=False+aggregate.transfer=False]"
-_PORT_LASER = "laser[num_groups=3+graph=own]"
+_NO_MAPS = "receraser[partition=ubp+num_shards=3+aggregate.mask_absent=False+aggregate.transfer=False]"
+_OWN_GRAPH = "laser[num_groups=3+graph=own]"
 CLOSE = "num_negatives=8+row_negatives=100000+pool=64+item_draws=256"  # draws that many rounds can stand
 _SHARED = "sisa[shared_positives=True]"
 _LAST = "aggregate.propagate_last=True"
@@ -122,6 +122,13 @@ def _l2unrank(ratio: float) -> Table:
 # LightUL's recipe in batches of 4,096 instead of 512, Adam adjusted: an eighth of the passes over the tables, the same
 # course (BUILD_NOTES, "LightUL"). Epochs: those of its authors' logs, near enough.
 _LIGHTUL_SCALED = ("--recipe=lightul", "--train.batch_size=4096", "--train.reference_batch_size=512")
+# LightUL's ports of LASER and RecEraser: epochs of each cluster, by its authors' logs.
+_PORTS = {
+  ("ml-1m", "bprmf", 300): {"laser": "518,300,12", "receraser": "518,530,540"},
+  ("ml-1m", "lightgcn", 50): {"laser": "95,218,62", "receraser": "76,84,94"},
+  ("gowalla", "bprmf", 400): {"laser": "420,67,16", "receraser": "420,51,51"},
+  ("yelp2018", "bprmf", 400): {"laser": "414,56,9", "receraser": "414,51,51"},
+}
 _FORGOTTEN = ("utility.ndcg@20", "completeness.auc", "completeness.outside@50", "completeness.rank_shift")
 _LIGHTUL = ("utility.ndcg@20", "utility.ndcg@50", "completeness.auc", "efficiency.unlearn_seconds")
 TABLES: dict[str, Table] = {
@@ -227,8 +234,7 @@ TABLES: dict[str, Table] = {
       "ml-1m-bprmf-shards": Part(
         flags=("--dataset=ml-1m", "--models=bprmf", "--recipe=lightul", "--epochs=300", "--shard_recipe=lightul",
                "--shard_epochs=60",
-               f"--methods=original,retrain,{_SHARED_NOISE},receraser[partition=ubp+num_shards=3],laser[num_groups=3],"
-               f"{_PORT_RECERASER}",
+               f"--methods=original,retrain,{_SHARED_NOISE},receraser[partition=ubp+num_shards=3],laser[num_groups=3]",
                "--forget=$D/ml-1m/forget/intr_0.01.txt"),
         seeds=2,
       ),
@@ -236,13 +242,13 @@ TABLES: dict[str, Table] = {
         flags=("--dataset=ml-1m", "--models=lightgcn", *_LIGHTUL_SCALED, "--epochs=50",
                "--methods=original,retrain,ifru,lightul-wm,lightul", "--objectives=preserve,paper,released",
                "--forget=$D/ml-1m/forget/intr_0.01.txt"),
-        seeds=1,
+        seeds=2,
       ),
       "ml-1m-lightgcn-shards": Part(
         flags=("--dataset=ml-1m", "--models=lightgcn", *_LIGHTUL_SCALED, "--epochs=50", "--shard_recipe=lightul",
                "--shard_epochs=60", "--shards.train.batch_size=4096", "--shards.train.reference_batch_size=512",
                f"--methods=original,retrain,{_SHARED_NOISE},receraser[partition=ubp+num_shards=3],laser[num_groups=3],"
-               f"{_PORT_RECERASER},{_PORT_LASER}",
+               f"{_NO_MAPS},{_OWN_GRAPH}",
                "--forget=$D/ml-1m/forget/intr_0.01.txt"),
         seeds=1,
       ),
@@ -251,14 +257,22 @@ TABLES: dict[str, Table] = {
           flags=(f"--dataset={dataset}", "--models=bprmf", *_LIGHTUL_SCALED, "--epochs=400",
                  f"--methods=original,retrain,ifru,{more}lightul-wm,lightul", "--objectives=preserve,released",
                  f"--forget=$D/{dataset}/forget/intr_0.01.txt"),
+          seeds=seeds,
+        )
+        for dataset, more, seeds in (("gowalla", _FEW_ADAM, 2), ("yelp2018", "", 1))
+      },
+      **{
+        f"{dataset}-{model}-{method}": Part(
+          script="ports",
+          flags=(f"--dataset={dataset}", f"--model={model}", f"--method={method}", *_LIGHTUL_SCALED[1:],
+                 f"--epochs={epochs}", f"--group_epochs={counts}", f"--forget=$D/{dataset}/forget/intr_0.01.txt"),
           seeds=1,
         )
-        for dataset, more in (("gowalla", _FEW_ADAM), ("yelp2018", ""))
+        for (dataset, model, epochs), methods in _PORTS.items() for method, counts in methods.items()
       },
     },
     kept=("as-published/b554f0c3", "as-published/ce1caaf5", "as-published/a1b240ba"), paper="lightul",
-    alias={_SHARED_NOISE: "receraser", "laser[num_groups=3]": "laser", _PORT_RECERASER: "receraser",
-           _PORT_LASER: "laser"},
+    alias={_SHARED_NOISE: "receraser", "laser[num_groups=3]": "laser"},
   ),
   "rounds": Table(
     title="No paper's: rownewton with more rounds, over the rows of the request and over all",

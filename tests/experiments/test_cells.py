@@ -217,7 +217,7 @@ def special():
   found = set()
   for part in (part for table in TABLES.values() for part in table.parts.values()):
     flags = dict(flag.removeprefix("--").split("=", 1) for flag in part.flags)
-    own = (method for method in flags["methods"].split(",") if variant(method)[0] in OWN_FIT)
+    own = (method for method in flags.get("methods", "").split(",") if method and variant(method)[0] in OWN_FIT)
     own = [method for method in own if re.search("propagate_last|transfer|graph=", method)]
     found |= {(flags.get("models", "bprmf"), method) for method in own}
   return sorted(found)
