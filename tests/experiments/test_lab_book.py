@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from experiments import _readme
-from experiments._tables import CLOSE
+from experiments._tables import CLOSE, TABLES
 
 TEXT = (Path(__file__).parents[2] / "BUILD_NOTES.md").read_text("utf-8")
 FOLDERS = {
@@ -154,6 +154,24 @@ def test_lightul_objectives():
         check(cell, result, metric, row)
       if folder == "objectives":
         check(unwhitened[at], result, "utility.ndcg@20_unwhitened", row)
+
+
+def test_lightuls_ports():
+  """LASER and RecEraser as LightUL's repository has them: ours, the printed numbers, the epochs of its logs."""
+  rows = tables("data | model | port | clusters' epochs")
+  assert len(rows) >= 4
+  printed = json.loads((_readme.KEPT.parent / "printed.json").read_text("utf-8"))["lightul"]["cells"]
+  parts = TABLES["lightul-as-published"].parts
+  for row in rows:
+    method = row["port"].lower()
+    (path,) = (_readme.KEPT / "as-published").glob(f"*/{row['data']}/{row['model']}/{method}-port/result.json")
+    result, numbers = json.loads(path.read_text("utf-8")), printed[f"{row['data']}/{row['model']}/{method}"]
+    epochs = row["clusters' epochs"].replace(" ", "")
+    assert epochs == ",".join(map(str, result["config"]["group_epochs"])), row
+    assert f"--group_epochs={epochs}" in parts[f"{row['data']}-{row['model']}-{method}"].flags, row
+    for column, metric in (("NDCG@20", "utility.ndcg@20"), ("AUC", METRICS["AUC"])):
+      check(row[column], result, metric, row)
+      assert float(row[f"printed {column}"]) == numbers[metric], row
 
 
 def test_ratios_and_hops():
