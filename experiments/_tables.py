@@ -54,7 +54,8 @@ def _lightul(kind: str) -> dict[str, Part]:
     for dataset, name, methods, seeds, more in (
       ("gowalla", "receraser", "receraser-ubp", 2, ()),
       ("gowalla", "laser", "laser", 1, _LARGE_BATCHES),
-      ("yelp2018", "shards", "receraser-ubp,laser", 1, _LARGE_BATCHES),
+      ("yelp2018", "receraser", "receraser-ubp", 2, _LARGE_BATCHES),
+      ("yelp2018", "laser", "laser", 1, _LARGE_BATCHES),
     ):
       parts[f"{dataset}-lightgcn-{name}"] = Part(
         flags=(f"--dataset={dataset}", "--models=lightgcn", "--epochs=48", "--lightgcn.l2=1e-4", *more,
