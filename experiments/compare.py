@@ -21,8 +21,8 @@ from experiments._methods import CONFIGS as METHOD_CONFIGS
 from experiments._methods import LIGHTUL, METHODS, OWN_FIT, POST_HOC, settings, variant
 from jaxunlearn._validate import check_choice
 from jaxunlearn.models import CONFIGS
-from jaxunlearn.recipes import RECIPES, recipe
-from jaxunlearn.unlearn.lightul import OBJECTIVES, lightul
+from jaxunlearn.recipes import RECIPES, Recipe, recipe
+from jaxunlearn.unlearn.lightul import OBJECTIVES, LightULConfig, lightul
 
 FLAGS = flags.FLAGS
 _common.data_flags("synthetic")
@@ -59,27 +59,41 @@ for _name, _config in METHOD_CONFIGS.items():
   _flags.define(_name, _config)
 
 
-def main(argv: list[str]) -> None:
-  """All cells, then the table and the plot."""
-  del argv
-  out = _results.prepare_out(FLAGS.out)
-  _common.use_compilation_cache()
+def recipes() -> dict[str, Recipe]:
+  """How each of --models is trained; ValueError, before anything is, where a method is not defined for one of them."""
   for name in ("models", "methods", "objectives"):
     if not getattr(FLAGS, name):
       raise ValueError(f"Expected --{name}=… to name one at least, got an empty list.")
   for name, choices in (("models", CONFIGS), ("objectives", OBJECTIVES)):
     for value in getattr(FLAGS, name):
       check_choice(name, value, choices)
-  base = {method: variant(method)[0] for method in FLAGS.methods}
-  recipes = {name: _common.override(recipe(name, FLAGS.recipe), name) for name in FLAGS.models}
-  for name, how in recipes.items():
-    for method in set(base.values()) & POST_HOC.keys():
-      POST_HOC[method][0](how.model(name), how.train_config)  # raises where it is not defined: now, not after hours
-    if set(base.values()) & set(LIGHTUL):
-      lightul(how.model(name))  # likewise
-    for method in set(base.values()) & OWN_FIT.keys():
-      own = {"shard_recipe": FLAGS.shard_recipe, "shard_changes": _common.present("shards")}
-      settings(method, name, how.train_config, {}, **own)  # likewise
+  found = {name: _common.override(recipe(name, FLAGS.recipe), name) for name in FLAGS.models}
+  shards = {"shard_epochs": FLAGS.shard_epochs, "shard_recipe": FLAGS.shard_recipe}
+  for name, how in found.items():
+    for label in FLAGS.methods:  # each is made once, which raises where it is not defined: now, not after hours
+      method, _, own = variant(label)
+      if method in LIGHTUL:
+        lightul(how.model(name))
+        for objective in FLAGS.objectives:
+          LightULConfig.preset(objective, name, **{**_common.present("lightul"), **own})
+        continue
+      changes = {**_common.present(method), **own} if method in METHOD_CONFIGS else {}
+      if method in POST_HOC:
+        chosen = settings(method, name, how.train_config, changes)
+        POST_HOC[method][0](how.model(name), how.train_config, chosen["method"])
+      elif method in OWN_FIT:
+        chosen = settings(method, name, how.train_config, changes, **shards, shard_changes=_common.present("shards"))
+        model = Recipe(chosen["shard_model"], chosen["shard_train"]).model(name)
+        OWN_FIT[method][0](model, chosen["shard_train"], chosen["method"])
+  return found
+
+
+def main(argv: list[str]) -> None:
+  """All cells, then the table and the plot."""
+  del argv
+  out = _results.prepare_out(FLAGS.out)
+  _common.use_compilation_cache()
+  how = recipes()
   dataset = _common.load_dataset()
   forget = _common.forget_from_flags(dataset.train, seed=0)
   measure = _common.Measure(dataset, forget)
@@ -88,14 +102,14 @@ def main(argv: list[str]) -> None:
     for name in FLAGS.models
     for seed in range(FLAGS.first_seed, FLAGS.first_seed + FLAGS.seeds)
     for method in sorted(set(FLAGS.methods), key=_names.rank)  # Retrain before those that are compared with it
-    for objective in (FLAGS.objectives if base[method] in LIGHTUL else FLAGS.objectives[:1])
+    for objective in (FLAGS.objectives if variant(method)[0] in LIGHTUL else FLAGS.objectives[:1])
   ]
   cells: dict[str, Cells] = {}
   hide = FLAGS.quiet or not sys.stderr.isatty()
   for name, method, objective, seed in tqdm(planned, desc="cells", disable=hide):
     if name not in cells:
       cells[name] = Cells(
-        out / name, name, recipes[name], FLAGS.recipe, dataset, forget, measure,
+        out / name, name, how[name], FLAGS.recipe, dataset, forget, measure,
         epochs=FLAGS.epochs, lightul=_common.present("lightul"),
         changes={method: _common.present(method) for method in METHOD_CONFIGS},
         shard_epochs=FLAGS.shard_epochs, shard_recipe=FLAGS.shard_recipe, shard_changes=_common.present("shards"),

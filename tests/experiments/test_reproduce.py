@@ -1,7 +1,10 @@
 """The papers' tables: the numbers beside ours, what lies inside Retrain's noise, and the command that runs a part."""
 
+import json
 import math
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +106,39 @@ def test_a_part_is_a_command_of_compare():
   assert command[0] == "experiments.compare" and "--forget=/data/ml-1m/forget/intr_0.01.txt" in command
   assert command[-2:] == ["--seeds=2", "--out=runs/here"]
   assert part.command("/data", Path("x"))[-2] == "--seeds=5"
+
+
+CHECK = """
+import importlib, json, sys
+from absl import flags
+from absl.testing import flagsaver
+script = importlib.import_module(sys.argv[1])
+for command in json.load(sys.stdin):
+  saved = flagsaver.save_flag_values()
+  flags.FLAGS(command)
+  script.recipes() if sys.argv[1].endswith("compare") else script.group_epochs()
+  flagsaver.restore_flag_values(saved)
+  print(command[0])
+"""
+
+
+@pytest.mark.parametrize(
+  ("name", "wrong", "words"),
+  [
+    ("experiments.compare", ["--models=bprmf", "--methods=laser[graph=own]"], 'graph="seen" for bprmf'),
+    ("experiments.ports", ["--group_epochs=4,0"], "whole numbers from 1, got '4,0'"),
+  ],
+)
+def test_every_part_is_a_command_that_its_script_takes(name, wrong, words):
+  """Flags that exist, methods that are defined for the models: what a script finds out before it trains."""
+  commands = [part.command("/data", Path("x")) for table in TABLES.values() for part in table.parts.values()]
+  commands = [command for command in commands if command[0] == name]
+  given = json.dumps([*commands, [name, *wrong]])
+  done = subprocess.run(
+    [sys.executable, "-c", CHECK, name], input=given, capture_output=True, text=True, check=False, cwd=ROOT
+  )
+  assert done.stdout.splitlines() == [name] * len(commands), done.stderr
+  assert done.returncode and words in done.stderr
 
 
 def script(folder, *flags):
