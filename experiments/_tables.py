@@ -95,7 +95,7 @@ _RELEASED = {
     *(f"{name}[shared_positives=True]" for name in ("receraser", "receraser-released")),
     "grapheraser[partition=blpa]",
   ),
-  "lightgcn": (_SHARED, f"receraser[{_LAST}]", f"receraser-released[{_LAST}]"),
+  "lightgcn": (_SHARED, f"receraser[{_LAST}]", f"receraser-released[{_LAST}]", "grapheraser[partition=blpa]"),
 }
 _HOPS = "l2unrank[hops=0],l2unrank[hops=1],l2unrank[hops=2]"
 
