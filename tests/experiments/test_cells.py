@@ -11,7 +11,7 @@ import pytest
 
 from experiments import _cells, _common, _methods, _results
 from experiments._cells import Cells
-from experiments._methods import CONFIGS, OWN_FIT, settings, variant
+from experiments._methods import CONFIGS, settings, variant
 from experiments._tables import TABLES
 from jaxunlearn import checkpoint
 from jaxunlearn.base import Embeddings, Scorer, inner_product_score
@@ -213,14 +213,14 @@ def test_models_of_their_own(done, tmp_path, monkeypatch):
 
 
 def special():
-  """(model, method) of all tables that put submodels together, or propagate, in a way of their own."""
-  found = set()
+  """(model, method) of the tables, one for each way of their own to put submodels together or to propagate."""
+  found = {}
   for part in (part for table in TABLES.values() for part in table.parts.values()):
     flags = dict(flag.removeprefix("--").split("=", 1) for flag in part.flags)
-    own = (method for method in flags.get("methods", "").split(",") if method and variant(method)[0] in OWN_FIT)
-    own = [method for method in own if re.search("propagate_last|transfer|graph=", method)]
-    found |= {(flags.get("models", "bprmf"), method) for method in own}
-  return sorted(found)
+    for method in flags.get("methods", "").split(","):
+      if way := re.search(r"propagate_last|transfer|graph=", method):
+        found[way[0]] = flags["models"], method
+  return sorted(found.values())
 
 
 @pytest.mark.parametrize(("model", "method"), special())

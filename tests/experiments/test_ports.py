@@ -81,5 +81,3 @@ def test_a_port_is_run_beside_an_original_resumed_and_refused(tmp_path):
   assert (folder / "receraser-port/seed0/result.json").stat().st_mtime_ns == stamp
   other = scripts.run(f"{command} --group_epochs=1,1", tmp_path)
   assert other.returncode == 1 and "config.group_epochs" in other.stderr and "--overwrite" in other.stderr
-  bad = scripts.run(f"{command} --group_epochs=1,many", tmp_path)
-  assert bad.returncode == 1 and "--group_epochs of whole numbers from 1, got '1,many'" in bad.stderr
