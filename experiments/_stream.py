@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 import time
 from collections.abc import Collection, Iterator
@@ -25,8 +26,9 @@ _count = 0
 NUM_RETAINED = 1 << 14
 
 
+@functools.cache  # a listener is for good
 def count_compilations() -> None:
-  """Counts from now on, for `counting_compilations`; once a process."""
+  """Counts from now on, for `counting_compilations`."""
   jax.monitoring.register_event_duration_secs_listener(_on_event)
 
 

@@ -120,18 +120,24 @@ def _l2unrank(ratio: float) -> Table:
   )  # fmt: skip
 
 
-# LightUL's recipe in batches of 4,096 instead of 512, Adam adjusted: an eighth of the passes over the tables, the same
-# course (BUILD_NOTES, "LightUL"). Epochs: those of its authors' logs, near enough.
-_LIGHTUL_SCALED = ("--recipe=lightul", "--train.batch_size=4096", "--train.reference_batch_size=512")
-# LightUL's ports of LASER and RecEraser: epochs of each cluster, by its authors' logs.
+# LightUL's recipe in batches of 4,096 instead of 512, and in larger ones where LightGCN propagates over a large graph,
+# Adam adjusted: an eighth, a 64th or a 256th of the passes over tables and graph, the same course (BUILD_NOTES,
+# "LightUL"). Epochs: those of its authors' logs, near enough.
+_LIGHTUL = {
+  size: ("--recipe=lightul", f"--train.batch_size={size}", "--train.reference_batch_size=512")
+  for size in (4096, 32768, 131072)
+}
+# LightUL's ports of LASER and RecEraser: size of batches, epochs; epochs of each cluster, by its authors' logs.
 _PORTS = {
-  ("ml-1m", "bprmf", 300): {"laser": "518,300,12", "receraser": "518,530,540"},
-  ("ml-1m", "lightgcn", 50): {"laser": "95,218,62", "receraser": "76,84,94"},
-  ("gowalla", "bprmf", 400): {"laser": "420,67,16", "receraser": "420,51,51"},
-  ("yelp2018", "bprmf", 400): {"laser": "414,56,9", "receraser": "414,51,51"},
+  ("ml-1m", "bprmf", 4096, 300): {"laser": "518,300,12", "receraser": "518,530,540"},
+  ("ml-1m", "lightgcn", 4096, 50): {"laser": "95,218,62", "receraser": "76,84,94"},
+  ("gowalla", "bprmf", 4096, 400): {"laser": "420,67,16", "receraser": "420,51,51"},
+  ("gowalla", "lightgcn", 32768, 131): {"laser": "282,62,138", "receraser": "298,257,231"},
+  ("yelp2018", "bprmf", 4096, 400): {"laser": "414,56,9", "receraser": "414,51,51"},
+  ("yelp2018", "lightgcn", 131072, 150): {"laser": "269,103,52", "receraser": "256,298,317"},
 }
 _FORGOTTEN = ("utility.ndcg@20", "completeness.auc", "completeness.outside@50", "completeness.rank_shift")
-_LIGHTUL = ("utility.ndcg@20", "utility.ndcg@50", "completeness.auc", "efficiency.unlearn_seconds")
+_PRINTED = ("utility.ndcg@20", "utility.ndcg@50", "completeness.auc", "efficiency.unlearn_seconds")
 TABLES: dict[str, Table] = {
   "receraser-3": Table(
     title="RecEraser, tables 3 and 4: K = 10 shards after a request of one pair",
@@ -197,7 +203,7 @@ TABLES: dict[str, Table] = {
     paper="receraser", alias={_SHARED: "sisa"},
   ),
   "lightul-interactions": Table(
-    title="LightUL, tables 2, 3 and 4: 1 % of the interactions forgotten", metrics=_LIGHTUL, parts=_lightul("intr"),
+    title="LightUL, tables 2, 3 and 4: 1 % of the interactions forgotten", metrics=_PRINTED, parts=_lightul("intr"),
     kept=("influence/b554f0c3", "influence/ce1caaf5", "influence/a1b240ba"), paper="lightul",
   ),
   "lightul-users": Table(
@@ -210,7 +216,7 @@ TABLES: dict[str, Table] = {
   ),
   "lightul-phantoms": Table(
     title="LightUL, figure 3: phantom users, as a share of the users",
-    metrics=(*_LIGHTUL, "utility.ndcg@20_unwhitened"),
+    metrics=(*_PRINTED, "utility.ndcg@20_unwhitened"),
     parts={
       "ml-1m-bprmf": Part(
         flags=("--dataset=ml-1m", "--models=bprmf", "--epochs=120", "--forget=$D/ml-1m/forget/intr_0.01.txt",
@@ -240,13 +246,13 @@ TABLES: dict[str, Table] = {
         seeds=2,
       ),
       "ml-1m-lightgcn": Part(
-        flags=("--dataset=ml-1m", "--models=lightgcn", *_LIGHTUL_SCALED, "--epochs=50",
+        flags=("--dataset=ml-1m", "--models=lightgcn", *_LIGHTUL[4096], "--epochs=50",
                "--methods=original,retrain,ifru,lightul-wm,lightul", "--objectives=preserve,paper,released",
                "--forget=$D/ml-1m/forget/intr_0.01.txt"),
         seeds=2,
       ),
       "ml-1m-lightgcn-shards": Part(
-        flags=("--dataset=ml-1m", "--models=lightgcn", *_LIGHTUL_SCALED, "--epochs=50", "--shard_recipe=lightul",
+        flags=("--dataset=ml-1m", "--models=lightgcn", *_LIGHTUL[4096], "--epochs=50", "--shard_recipe=lightul",
                "--shard_epochs=60", "--shards.train.batch_size=4096", "--shards.train.reference_batch_size=512",
                f"--methods=original,retrain,{_SHARED_NOISE},receraser[partition=ubp+num_shards=3],laser[num_groups=3],"
                f"{_NO_MAPS},{_OWN_GRAPH}",
@@ -255,7 +261,7 @@ TABLES: dict[str, Table] = {
       ),
       **{
         f"{dataset}-bprmf": Part(
-          flags=(f"--dataset={dataset}", "--models=bprmf", *_LIGHTUL_SCALED, "--epochs=400",
+          flags=(f"--dataset={dataset}", "--models=bprmf", *_LIGHTUL[4096], "--epochs=400",
                  f"--methods=original,retrain,ifru,{more}lightul-wm,lightul", "--objectives=preserve,released",
                  f"--forget=$D/{dataset}/forget/intr_0.01.txt"),
           seeds=seeds,
@@ -263,13 +269,23 @@ TABLES: dict[str, Table] = {
         for dataset, more, seeds in (("gowalla", _FEW_ADAM, 2), ("yelp2018", "", 1))
       },
       **{
+        f"{dataset}-lightgcn": Part(
+          flags=(f"--dataset={dataset}", "--models=lightgcn", *_LIGHTUL[size], f"--epochs={epochs}",
+                 "--methods=original,retrain,ifru,lightul-wm,lightul", "--objectives=preserve,released",
+                 f"--forget=$D/{dataset}/forget/intr_0.01.txt"),
+          seeds=seeds,
+        )
+        for dataset, size, epochs, seeds in (("gowalla", 32768, 131, 3), ("yelp2018", 131072, 150, 2))
+      },
+      **{
         f"{dataset}-{model}-{method}": Part(
           script="ports",
-          flags=(f"--dataset={dataset}", f"--model={model}", f"--method={method}", *_LIGHTUL_SCALED[1:],
+          flags=(f"--dataset={dataset}", f"--model={model}", f"--method={method}",
+                 *_LIGHTUL[size][1:],
                  f"--epochs={epochs}", f"--group_epochs={counts}", f"--forget=$D/{dataset}/forget/intr_0.01.txt"),
           seeds=2 if (dataset, model) == ("ml-1m", "bprmf") else 1,
         )
-        for (dataset, model, epochs), methods in _PORTS.items() for method, counts in methods.items()
+        for (dataset, model, size, epochs), methods in _PORTS.items() for method, counts in methods.items()
       },
     },
     kept=("as-published/b554f0c3", "as-published/ce1caaf5", "as-published/a1b240ba"), paper="lightul",

@@ -23,6 +23,8 @@ from jaxunlearn._validate import check_choice
 from jaxunlearn.data.interactions import Interactions, capacity_for
 
 METHODS = ("auto", "bcsr", "bcoo", "segment_sum")
+# Called outside of `jax.jit`, `linear_call` is compiled anew each time, and the program is kept. Inlined where traced.
+_jit = functools.partial(jax.jit, inline=True)
 
 
 class Graph(struct.PyTreeNode):
@@ -156,6 +158,7 @@ def stack_graphs(graphs: Sequence[Graph]) -> Graph:
   )
 
 
+@functools.partial(_jit, static_argnames="method")
 def adjacency_product(graph: Graph, x: jax.Array, *, method: str = "auto") -> jax.Array:
   """Â x, differentiable in x any number of times; Â counts as constant data.
 
@@ -180,6 +183,7 @@ def adjacency_product(graph: Graph, x: jax.Array, *, method: str = "auto") -> ja
   return linear_call(product, product, graph, x)
 
 
+@functools.partial(_jit, static_argnames=("num_layers", "method"))
 def propagate(graph: Graph, layer0: jax.Array, num_layers: int, *, method: str = "auto") -> jax.Array:
   """LightGCN's forward pass: the mean of Âˡ E⁰ for l = 0 … num_layers.
 
@@ -202,6 +206,7 @@ def propagate(graph: Graph, layer0: jax.Array, num_layers: int, *, method: str =
   return linear_call(mean_of_layers, mean_of_layers, graph, layer0)  # symmetric, as Â is
 
 
+@functools.partial(_jit, static_argnames=("num_layers", "method"))
 def propagate_rows(
   graph: Graph, layer0: jax.Array, rows: jax.Array, num_layers: int, *, method: str = "auto"
 ) -> tuple[jax.Array, jax.Array]:

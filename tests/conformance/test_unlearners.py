@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from experiments import _stream
 from jaxunlearn import base, checkpoint, models
 from jaxunlearn.aggregate import AggregateConfig
 from jaxunlearn.requests import Request
@@ -109,6 +110,22 @@ def test_the_same_key_gives_the_same_result(name, states):
   request = Request(users=[2])
   first, second = (ROWS[name].unlearn(KEY, states(name), request).state for _ in range(2))
   assert leaves_equal(first, second)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_second_request_and_serving_it_compile_nothing(name, states):
+  """Of one pair, as the first: neither jitted programs nor operations outside of them, each of which is kept for good."""
+  data = states(name).interactions
+
+  def serve(row):
+    request = Request(pairs=[(int(data.user[row]), int(data.item[row]))])
+    ROWS[name].scorer(ROWS[name].unlearn(KEY, states(name), request).state).scores(np.arange(40))
+
+  _stream.count_compilations()
+  serve(0)
+  with _stream.counting_compilations() as compiled:
+    serve(1)
+  assert compiled == [0]
 
 
 @pytest.mark.parametrize("name", ROWS)
