@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import _readme
+from experiments import _readme, _results
 from experiments._tables import CLOSE, TABLES
 
 TEXT = (Path(__file__).parents[2] / "BUILD_NOTES.md").read_text("utf-8")
@@ -198,6 +198,25 @@ def test_base_models():
         ("AUC", METRICS["AUC"]),
       ):
         check(row[f"{method} {column}"], result, metric, row)
+
+
+def test_lightgcns_own_data():
+  """After how many epochs, of what step and batch; beside the published numbers."""
+  printed = json.loads((_readme.KEPT.parent / "printed.json").read_text("utf-8"))["lightgcn"]["cells"]
+  found = {}
+  for table in ("originals", "originals-long"):
+    for result in _results.load_results([_readme.KEPT / folder for folder in TABLES[table].kept]):
+      found[result["dataset"], str(result["config"]["train"]["num_epochs"])] = result
+  rows = tables("data | epochs | batch | step")
+  assert {(row["data"], row["epochs"]) for row in rows} == found.keys()
+  for row in rows:
+    result, paper = found[row["data"], row["epochs"]], printed[f"{row['data']}/lightgcn/original"]
+    train = result["config"]["train"]
+    assert (int(row["batch"].replace(",", "")), float(row["step"])) == (train["batch_size"], train["learning_rate"])
+    assert int(row["seeds"]) == len(result["seeds"])
+    for column in ("Recall@20", "NDCG@20"):
+      check(row[column], result, f"utility.{column.lower()}", row)
+      assert close(row[f"published {column}"], paper[f"utility.{column.lower()}"])
 
 
 ALL_ROWS = "scope=all+" + CLOSE
