@@ -88,15 +88,17 @@ _NO_MAPS = "receraser[partition=ubp+num_shards=3+aggregate.mask_absent=False+agg
 _OWN_GRAPH = "laser[num_groups=3+graph=own]"
 CLOSE = "num_negatives=8+row_negatives=100000+pool=64+item_draws=256"  # draws that many rounds can stand
 _SHARED = "sisa[shared_positives=True]"
+_LABELS = "grapheraser[partition=blpa]"
 _LAST = "aggregate.propagate_last=True"
 _RELEASED = {
   "bprmf": (
     _SHARED,
     *(f"{name}[shared_positives=True]" for name in ("receraser", "receraser-released")),
-    "grapheraser[partition=blpa]",
+    _LABELS,
   ),
-  "lightgcn": (_SHARED, f"receraser[{_LAST}]", f"receraser-released[{_LAST}]", "grapheraser[partition=blpa]"),
+  "lightgcn": (_SHARED, f"receraser[{_LAST}]", f"receraser-released[{_LAST}]", _LABELS),
 }
+_RELEASED_L2 = "receraser-released[shared_positives=True+aggregate.row_l2=0.004+aggregate.train.num_epochs=40]"
 _HOPS = "l2unrank[hops=0],l2unrank[hops=1],l2unrank[hops=2]"
 
 
@@ -187,6 +189,25 @@ TABLES: dict[str, Table] = {
     kept=("released/2ffa2933", *(f"shards/2ffa2933/ml-1m-receraser/{model}/{method}" for model in ("bprmf", "lightgcn")
                                 for method in ("original", "retrain", "sisa", "grapheraser", "receraser"))),
     paper="receraser", alias={name: name.partition("[")[0] for names in _RELEASED.values() for name in names},
+  ),
+  "receraser-3-l2": Table(
+    title="RecEraser, table 3, with its README's L2 in shards (1e-2); RecEraser as released, with hardly any L2 of "
+    "aggregated vectors",
+    metrics=("utility.recall@20", "utility.ndcg@20", "efficiency.unlearn_seconds"),
+    parts={
+      name: Part(
+        flags=("--dataset=ml-1m-receraser", "--models=bprmf", "--epochs=90", "--pairs=1", "--shards.bprmf.l2=0.01",
+               *more, f"--methods={methods}"),
+        seeds=seeds,
+      )
+      for name, methods, seeds, more in (
+        ("receraser", _RELEASED_L2, 2, ("--shards.train.user_weight_power=1.0",)),
+        ("grapheraser", f"{_LABELS},grapheraser", 1, ()),
+      )
+    },
+    kept=("released-l2/2ffa2933", "shards/2ffa2933/ml-1m-receraser/bprmf/original",
+          "shards/2ffa2933/ml-1m-receraser/bprmf/retrain"),
+    paper="receraser", alias={name: name.partition("[")[0] for name in (_RELEASED_L2, _LABELS)},
   ),
   "receraser-3-longer": Table(
     title="RecEraser, table 3, SISA with three times the epochs a shard",

@@ -114,7 +114,7 @@ def test_the_same_key_gives_the_same_result(name, states):
 
 @pytest.mark.parametrize("name", ROWS)
 def test_a_second_request_and_serving_it_compile_nothing(name, states):
-  """Of one pair, as the first: neither jitted programs nor operations outside of them, each of which is kept for good."""
+  """Of one pair, as the first: neither jitted programs nor operations outside of them, which are kept for good."""
   data = states(name).interactions
 
   def serve(row):
