@@ -301,8 +301,7 @@ TABLES: dict[str, Table] = {
       **{
         f"{dataset}-{model}-{method}": Part(
           script="ports",
-          flags=(f"--dataset={dataset}", f"--model={model}", f"--method={method}",
-                 *_LIGHTUL[size][1:],
+          flags=(f"--dataset={dataset}", f"--model={model}", f"--method={method}", *_LIGHTUL[size][1:],
                  f"--epochs={epochs}", f"--group_epochs={counts}", f"--forget=$D/{dataset}/forget/intr_0.01.txt"),
           seeds=2 if (dataset, model) == ("ml-1m", "bprmf") else 1,
         )
