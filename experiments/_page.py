@@ -7,6 +7,7 @@ give equal bytes.
 from __future__ import annotations
 
 import html
+import json
 import os
 import shlex
 from collections.abc import Mapping, Sequence
@@ -40,7 +41,7 @@ class Section(NamedTuple):
   results: list[Mapping[str, Any]]
   forget: str  # which, where a dataset and model have several; else ""
   epochs: int | None = None  # of training, where results of one method and seed differ in it
-  shard_epochs: int | None = None  # of every shard, where a method has results with fewer in another section
+  shards: tuple[str, ...] = ()  # what is another in the shards than in those of the same methods in the first section
 
   @property
   def name(self) -> str:
@@ -51,8 +52,7 @@ class Section(NamedTuple):
     if "partition" in (self.results[0].get("config") or {}):  # of experiments.shards
       forgotten = ", partitions and aggregations"
     epochs = f", {self.epochs} epochs" if self.epochs else ""
-    shards = f", {self.shard_epochs} epochs a shard" if self.shard_epochs else ""
-    return f"{self.model} on {self.dataset}{trained}{forgotten}{epochs}{shards}"
+    return ", ".join([f"{self.model} on {self.dataset}{trained}{forgotten}{epochs}", *self.shards])
 
 
 def _recipe(result: Mapping[str, Any]) -> str:
@@ -74,7 +74,8 @@ def sections_of(results: Sequence[Mapping[str, Any]]) -> list[Section]:
   """A section for each dataset, model and recipe, in order of appearance; several where a seed has several forget sets.
 
   A result without a forget set (`experiments.fit`) belongs to the forget set of the others where there is but one. Two
-  results of one method and seed that differ in their number of epochs, or in that of their shards, are in two sections.
+  results of one method and seed that differ in their number of epochs, or in how their shards were trained, are in two
+  sections.
   """
   groups: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
   for result in results:
@@ -95,27 +96,46 @@ def sections_of(results: Sequence[Mapping[str, Any]]) -> list[Section]:
       for pair in sets:
         part = [m for m in members if (m.get("data_hash"), m.get("forget_hash")) == pair]
         sections.append(Section(dataset, model, part, _forget_name(part)))
-  return [part for section in sections for whole in _by_shard_epochs(section) for part in _by_epochs(whole)]
+  return [part for section in sections for whole in _by_shards(section) for part in _by_epochs(whole)]
 
 
-def _epochs(result: Mapping[str, Any], of: str) -> int:
-  """Of training ("train") or of every shard ("shard_train"); 0 where the configuration says nothing."""
-  return int(((result.get("config") or {}).get(of) or {}).get("num_epochs") or 0)
+def _epochs(result: Mapping[str, Any]) -> int:
+  """Of training; 0 where the configuration says nothing."""
+  return int(((result.get("config") or {}).get("train") or {}).get("num_epochs") or 0)
 
 
-def _by_shard_epochs(section: Section) -> list[Section]:
-  """The section; where results cannot share a table, one more for those of methods with shards that trained longer."""
+def _shard_settings(result: Mapping[str, Any]) -> dict[str, Any]:
+  """Of the model and the training of its shards, those that are not None; none where it has no shards."""
+  config = result.get("config") or {}
+  parts = [config.get(name) or {} for name in ("shard_train", "shard_model")]
+  return {name: value for part in parts for name, value in part.items() if value is not None}
+
+
+def _by_shards(section: Section) -> list[Section]:
+  """The section; where results cannot share a table, one more for each other way of training a method's shards.
+
+  A method's first way, which stays with the methods that have no shards, has the fewest epochs; of several such, it is
+  the one that most results share.
+  """
   if _differ(section.results):
     return [section]
-  least: dict[str, int] = {}
-  for result in section.results:
-    epochs = _epochs(result, "shard_train")
-    least[result["method"]] = min(epochs, least.get(result["method"], epochs))
-  groups: dict[int, list[Mapping[str, Any]]] = {0: []}
-  for result in section.results:
-    epochs = _epochs(result, "shard_train")
-    groups.setdefault(epochs if epochs > least[result["method"]] else 0, []).append(result)
-  return [section._replace(results=members, shard_epochs=epochs or None) for epochs, members in sorted(groups.items())]
+  ways = [_shard_settings(result) for result in section.results]
+  first: dict[str, dict[str, Any]] = {}
+  for result, way in sorted(
+    zip(section.results, ways, strict=True),
+    key=lambda pair: (pair[1].get("num_epochs", 0), -ways.count(pair[1]), json.dumps(pair[1], sort_keys=True)),
+  ):
+    first.setdefault(result["method"], way)
+  groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = {(): []}
+  for result, way in zip(section.results, ways, strict=True):
+    usual = first[result["method"]]
+    said = tuple(
+      f"{value} epochs a shard" if name == "num_epochs" else f"{name} {value} in shards"
+      for name, value in way.items()
+      if usual.get(name) != value
+    )
+    groups.setdefault(said, []).append(result)
+  return [section._replace(results=members, shards=said) for said, members in sorted(groups.items())]
 
 
 def _by_epochs(section: Section) -> list[Section]:
@@ -124,7 +144,7 @@ def _by_epochs(section: Section) -> list[Section]:
     return [section]
   groups: dict[int, list[Mapping[str, Any]]] = {}
   for result in section.results:
-    groups.setdefault(_epochs(result, "train"), []).append(result)
+    groups.setdefault(_epochs(result), []).append(result)
   return [section._replace(results=members, epochs=epochs) for epochs, members in groups.items()]
 
 

@@ -161,6 +161,24 @@ def test_trainings_of_two_lengths_are_two_sections():
   assert [s.name for s in _page.sections_of(long)] == ["bprmf on toy"]
 
 
+def test_shards_trained_in_two_ways_are_two_sections():
+  """The way that other methods share stays with them, in whatever order results come; the other is named."""
+
+  def shards(method, l2, power=None):
+    config = {
+      "recipe": "tuned",
+      "shard_train": {"num_epochs": 50, "user_weight_power": power},
+      "shard_model": {"l2": l2},
+    }
+    return result(method, (0.1, 0.1), (0.5, 0.5), config=config)
+
+  usual, other = [shards("sisa", 0.03), shards("grapheraser", 0.03)], [shards("grapheraser", 0.01, 1.0)]
+  for results in (usual + other, other + usual):
+    first, second = _page.sections_of(results)
+    assert (first.name, sorted(r["method"] for r in first.results)) == ("bprmf on toy", ["grapheraser", "sisa"])
+    assert second.name == "bprmf on toy, user_weight_power 1.0 in shards, l2 0.01 in shards" and second.results == other
+
+
 def test_all_kept_results_make_one_page(tmp_path):
   """The README's command."""
   kept = _results.load_results(ROOT / "experiments" / "results")
