@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 import logging
@@ -103,6 +104,13 @@ def verify(folder: Path, *, digests: bool = True) -> None:
       raise OSError(f"The checkpoint {folder} is damaged: {name} has changed since it was written.")
 
 
+def is_other(path: Path) -> bool:
+  """Whether what is at `path` is neither a checkpoint, whole or damaged, nor an empty folder: somebody's own."""
+  if not path.exists():
+    return False
+  return not path.is_dir() or not ((path / MANIFEST).is_file() or next(path.iterdir(), None) is None)
+
+
 def is_complete(path: Path) -> bool:
   """Whether every file of the checkpoint `path` is there in its full size (digests are read by `restore`)."""
   found = resolve(path)
@@ -126,11 +134,12 @@ def _is_alive(process: int) -> bool:
 
 def _sweep(path: Path) -> None:
   """Removes what killed saves left beside `path`: temporaries of this machine whose process is gone, and trash."""
-  for left in path.parent.glob(f".{path.name}.tmp-{platform.node()}-*"):
+  name = glob.escape(path.name)
+  for left in path.parent.glob(f".{name}.tmp-{glob.escape(platform.node())}-*"):
     process = left.name.rsplit("-", 2)[-2]
     if process.isdigit() and not _is_alive(int(process)):
       shutil.rmtree(left, ignore_errors=True)
-  for left in path.parent.glob(f".{path.name}.trash-*"):
+  for left in path.parent.glob(f".{name}.trash-*"):
     shutil.rmtree(left, ignore_errors=True)
 
 

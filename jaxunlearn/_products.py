@@ -78,8 +78,11 @@ def picked_product(graph: Graph, x: jax.Array, rows: jax.Array, method: str) -> 
 
   def on_cpu() -> jax.Array:
     start = graph.indptr[rows]
-    end = jnp.cumsum(graph.indptr[rows + 1] - start)
-    return jax.lax.cond(end[-1] <= room, some, whole, start, end)
+    count = graph.indptr[rows + 1] - start
+    end = jnp.cumsum(count)
+    # Rows may repeat, so int32 can wrap around; a sum in float32 cannot, and where that is small, `end` did not.
+    few = (end[-1] <= room) & (count.astype(jnp.float32).sum() <= 2.0 * room)
+    return jax.lax.cond(few, some, whole, start, end)
 
   return _on_cpu(method, on_cpu, lambda: rows_of(bcoo_product(graph, x), rows))
 

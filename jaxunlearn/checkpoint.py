@@ -42,21 +42,23 @@ def save(path: PathLike, state: Any, metadata: Mapping[str, Any] | None = None, 
     state: a pytree of jax or NumPy arrays, int, float, bool, typed keys and None. Static fields of its nodes (the
       number of users of an `Interactions`) are not leaves and not stored: put what you need of them into `metadata`.
     metadata: a dict of JSON values with text keys; tuples come back as lists, NumPy numbers and arrays as plain ones.
-    overwrite: replace an earlier checkpoint. It stays readable until the new one is complete.
+    overwrite: replace an earlier checkpoint, and nothing else. It stays readable until the new one is complete.
 
   Returns:
     The path.
 
   Raises:
-    FileExistsError: `path` exists and `overwrite` is not set.
+    FileExistsError: `path` exists and `overwrite` is not set, or it is no checkpoint.
     OSError: it cannot be written (permission, full disk); the message names `path` and nothing is left behind.
     TypeError: a leaf or a metadata value cannot be stored; the message says where.
   """
-  path = Path(os.path.abspath(path))
+  path = Path(os.path.realpath(path))  # of a link, what it points to is replaced
   if jax.process_count() > 1:
     raise ValueError("checkpoint.save writes from one process; gather the state on one and call it there.")
   if files.resolve(path) is not None and not overwrite:
     raise FileExistsError(f"{path} exists; pass overwrite=True to replace it, or choose another path.")
+  if files.is_other(path):
+    raise FileExistsError(f"{path} is no checkpoint, so overwrite=True does not replace it; choose another path.")
   leaves, arrays = [], {}
   for index, (key_path, leaf) in enumerate(_flatten(state)):
     record, array = leaf_records.describe(jax.tree_util.keystr(key_path), leaf)
@@ -92,7 +94,7 @@ def restore(path: PathLike, like: Any = None) -> tuple[Any, dict[str, Any]]:
     ValueError: `like` and the file differ in structure, shape or dtype; the leaf is named, with both sides.
     OSError: the checkpoint is missing, incomplete or altered; the message names the path.
   """
-  path = Path(os.path.abspath(path))
+  path = Path(os.path.realpath(path))
   found = files.resolve(path)
   if found is None:
     raise FileNotFoundError(f"No checkpoint at {path}.")
@@ -112,7 +114,7 @@ def restore(path: PathLike, like: Any = None) -> tuple[Any, dict[str, Any]]:
 
 def read_metadata(path: PathLike) -> dict[str, Any]:
   """The metadata of a checkpoint alone; raises OSError as `restore` does, digests of other files left unread."""
-  path = Path(os.path.abspath(path))
+  path = Path(os.path.realpath(path))
   found = files.resolve(path)
   if found is None:
     raise FileNotFoundError(f"No checkpoint at {path}.")

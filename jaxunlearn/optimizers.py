@@ -44,8 +44,8 @@ def sum_repeated_rows(owner: jax.Array, rows: jax.Array, grads: jax.Array) -> tu
   """
   slots = jnp.arange(rows.shape[0], dtype=jnp.int32)
   owner = owner.at[rows].set(slots, mode="drop")
-  chosen = owner[rows]
-  summed = jnp.zeros_like(grads).at[chosen].add(grads)
+  chosen = owner.at[rows].get(mode="fill", fill_value=rows.shape[0])  # a row of R has no owner
+  summed = jnp.zeros_like(grads).at[chosen].add(grads, mode="drop")
   return owner, jnp.where(chosen == slots, rows, owner.shape[0]), summed
 
 

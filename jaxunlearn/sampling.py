@@ -38,16 +38,15 @@ def epoch_order(key: jax.Array, count: jax.Array, capacity: int) -> jax.Array:
   Args:
     key: PRNG key.
     count: int32 scalar, may be traced; at most `capacity`.
-    capacity: static length of the result, a power of two.
+    capacity: static length of the result.
   """
-  bits = jnp.maximum(2, jnp.ceil(jnp.log2(jnp.maximum(count, 2).astype(jnp.float32))).astype(jnp.uint32))
-  # float32 log2 is exact at powers of two only up to rounding; one more bit is always safe, one less never is.
-  bits = jnp.where((jnp.uint32(1) << bits) < count.astype(jnp.uint32), bits + 1, bits)
+  count = jnp.asarray(count, jnp.int32)
+  bits = jnp.maximum(2, 32 - jax.lax.clz(count - 1)).astype(jnp.uint32)
   low = bits // 2
   high = bits - low
-  index = jnp.arange(max(capacity, 4), dtype=jnp.uint32)
+  index = jnp.arange(1 << max(2, (capacity - 1).bit_length()), dtype=jnp.uint32)  # the whole domain, or more
   left, right, left_bits, right_bits = index >> low, index & ((jnp.uint32(1) << low) - 1), high, low
-  for round_key in jax.random.bits(key, (_ROUNDS,)):
+  for round_key in jax.random.bits(key, (_ROUNDS,), jnp.uint32):
     mixed = _mix(right + round_key) & ((jnp.uint32(1) << left_bits) - 1)
     left, right, left_bits, right_bits = right, left ^ mixed, right_bits, left_bits
   permuted = ((left << low) | right).astype(jnp.int32)
@@ -133,7 +132,7 @@ def sample_negatives(
   degree = data.indptr[users + 1] - data.indptr[users]
   size = jnp.int32(data.num_items) if size is None else size
   absent = jnp.maximum(size - degree, 1)
-  nth = _scaled(jax.random.bits(key, (users.shape[0], num_negatives)), absent[:, None])
+  nth = _scaled(jax.random.bits(key, (users.shape[0], num_negatives), jnp.uint32), absent[:, None])
   drawn = _nth_absent(data, users[:, None], nth)
   return jnp.where((degree < size)[:, None], drawn, 0)
 

@@ -92,8 +92,8 @@ def fit(
     label: text before the progress bar.
 
   Raises:
-    ValueError: there is nothing to train on; the loss is not finite (epoch and step are named); the checkpoint is of
-      another run.
+    ValueError: there is nothing to train on; `params` are not of this model over these users and items; the loss is
+      not finite (epoch and step are named); the checkpoint is of another run.
     OSError: the checkpoint directory cannot be written.
   """
   given, context = context, model.context(interactions) if context is None else context
@@ -105,6 +105,7 @@ def fit(
   if params is None:
     state = init_state(key, model, interactions, config)
   else:
+    _check_start(key, model, interactions, params)
     state = state_from(model, copy_tree(params), config)
   best, best_value, best_epoch, stale = copy_tree(state.average), -np.inf, 0, 0
   history: list[dict[str, float]] = []
@@ -168,6 +169,21 @@ def fit(
   if evaluator is None:
     return FitResult(state.average, context, done, history)
   return FitResult(best, context, best_epoch, history)
+
+
+def _check_start(key: jax.Array, model: Model, interactions: Interactions, params: Params) -> None:
+  """Raises ValueError where a warm start is not of this model over these users and items."""
+  own = jax.eval_shape(lambda one: model.init(one, interactions.num_users, interactions.num_items), key)
+  wanted, found = (
+    {jax.tree_util.keystr(path): jnp.shape(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    for tree in (own, params)
+  )
+  for name in sorted(wanted.keys() | found.keys()):
+    if wanted.get(name) != found.get(name):
+      raise ValueError(
+        f"Expected params{name} of shape {wanted.get(name, 'none at all')} for {model.name} over {interactions!r}, got "
+        f"{found.get(name, 'none')}; pass parameters that were trained on the same axes by the same configuration."
+      )
 
 
 def _identity(

@@ -168,6 +168,34 @@ def test_existing_needs_overwrite(tmp_path):
   assert os.listdir(tmp_path) == ["c"]
 
 
+def test_overwrite_replaces_checkpoints_alone(tmp_path):
+  (tmp_path / "results").mkdir()
+  (tmp_path / "results" / "thesis.txt").write_text("years of work")
+  for name in ("results", "results/thesis.txt"):
+    with pytest.raises(FileExistsError, match=f"{name} is no checkpoint, so overwrite=True does not replace it"):
+      checkpoint.save(tmp_path / name, {"x": jnp.zeros(2)}, overwrite=True)
+  assert (tmp_path / "results" / "thesis.txt").read_text() == "years of work"
+  (tmp_path / "empty").mkdir()
+  checkpoint.save(tmp_path / "empty", {"x": jnp.zeros(2)}, overwrite=True)
+  assert sorted(os.listdir(tmp_path)) == ["empty", "results"]
+
+
+def test_a_link_leads_to_what_is_replaced(tmp_path):
+  """What it pointed to used to stay, with whatever was to be forgotten."""
+  checkpoint.save(tmp_path / "real", {"x": jnp.zeros(2)})
+  (tmp_path / "link").symlink_to("real")
+  checkpoint.save(tmp_path / "link", {"x": jnp.ones(2)}, overwrite=True)
+  for name in ("real", "link"):
+    np.testing.assert_array_equal(checkpoint.restore(tmp_path / name)[0]["x"], 1)
+  assert sorted(os.listdir(tmp_path)) == ["link", "real"] and (tmp_path / "link").is_symlink()
+
+
+def test_leftovers_of_names_with_brackets_are_swept(tmp_path):
+  (tmp_path / ".l2unrank[hops=2].trash-0").mkdir()
+  checkpoint.save(tmp_path / "l2unrank[hops=2]", {"x": jnp.zeros(2)})
+  assert os.listdir(tmp_path) == ["l2unrank[hops=2]"]
+
+
 def test_missing(tmp_path):
   with pytest.raises(FileNotFoundError, match="nowhere"):
     checkpoint.restore(tmp_path / "nowhere")

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxunlearn import graph
+from jaxunlearn import _products, graph
 from jaxunlearn.data.interactions import Interactions
 
 
@@ -151,3 +151,14 @@ def test_rows_of_the_propagation_and_their_gradient(method, num_layers, kind):
   tangent = jnp.ones_like(layer0)
   one, other = (jax.jit(lambda x, f=f: jax.jvp(jax.grad(f), (x,), (tangent,))[1])(layer0) for f in (picked, whole))
   np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_rows_with_more_entries_than_int32_counts_are_not_taken_for_few():
+  """An item of 50,000 users, 50,000 times in a batch: 2.5 billion entries, which wrapped around to below zero."""
+  count = 50_000
+  data = Interactions.from_pairs(np.arange(count), np.zeros(count, int), num_users=count, num_items=2)
+  built = graph.build_graph(data)
+  x = jnp.arange(built.num_nodes, dtype=jnp.float32)[:, None] / count
+  rows = jnp.full(count, count, jnp.int32)
+  found = jax.jit(lambda x: _products.picked_product(built, x, rows, "bcsr"))(x)
+  np.testing.assert_allclose(found, np.full((count, 1), x[:count].sum() / count**0.5), rtol=1e-5)

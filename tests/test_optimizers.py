@@ -90,3 +90,10 @@ def test_adam_for_larger_batches_forgets_as_much_an_epoch():
   one, plain = optimizers.dense("adam"), optax.scale_by_adam()
   first, second = (each.update(jnp.asarray(grads[0]), each.init(jnp.zeros(7)))[0] for each in (one, plain))
   assert np.array_equal(first, second)
+
+
+def test_the_gradient_of_a_row_out_of_range_is_nobodys():
+  _, rows, summed = optimizers.sum_repeated_rows(
+    jnp.zeros(4, jnp.int32), jnp.array([0, 4]), jnp.array([[1.0], [100.0]])
+  )
+  assert rows.tolist() == [0, 4] and summed[0] == 1.0

@@ -186,3 +186,23 @@ def test_an_epochs_negatives_are_those_of_its_steps(monkeypatch, avoid_positives
     given = sampling.pairwise_batch(key, padded, order, jnp.int32(step), **how, negative=drawn[step])
     for one, other in zip(given, alone, strict=True):
       np.testing.assert_array_equal(one, other)
+
+
+def test_an_order_in_arrays_of_any_length_visits_every_pair_once():
+  for capacity in (1, 3, 5, 100, 4865, 5000):
+    order = sampling.epoch_order(jax.random.key(0), jnp.int32(capacity), capacity)
+    np.testing.assert_array_equal(np.sort(order), np.arange(capacity))
+
+
+def test_x64_draws_what_is_drawn_without():
+  """Under x64 random bits are 64 wide by default: items were out of range, and nothing said so."""
+  data, users = random_interactions(0), np.arange(30, dtype=np.int32)
+
+  def draw():
+    negatives = sampling.sample_negatives(jax.random.key(0), data.padded(), jnp.asarray(users), 8)
+    return np.asarray(negatives), np.asarray(sampling.epoch_order(jax.random.key(1), jnp.int32(100), 128))
+
+  single = draw()
+  with jax.enable_x64(True):
+    for a, b in zip(single, draw(), strict=True):
+      np.testing.assert_array_equal(a, b)

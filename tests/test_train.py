@@ -199,6 +199,19 @@ def test_a_warm_start_begins_at_the_given_parameters():
   assert equal(params, kept)  # not donated
 
 
+def test_a_warm_start_of_other_axes_or_another_model_is_refused():
+  data = random_pairs(0, num_users=30, num_items=20, num_pairs=200)
+  start = BPRMF.init(jax.random.key(1), 30, 20)
+  for params, words in (
+    (BPRMF.init(jax.random.key(1), 29, 20), r"params\['user'\] of shape \(30, 8\) .*got \(29, 8\); .*the same axes"),
+    (BPRMF.init(jax.random.key(1), 30, 21), r"params\['item'\] of shape \(20, 8\) .*got \(21, 8\)"),
+    ({**start, "bias": jnp.zeros(2)}, r"params\['bias'\] of shape none at all for bprmf"),
+    ({"user": start["user"]}, r"params\['item'\] of shape \(20, 8\) .*got none"),
+  ):
+    with pytest.raises(ValueError, match=words):
+      fit(jax.random.key(0), BPRMF, data, CONFIG, params=params)
+
+
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):
   data = random_pairs()
   fit(jax.random.key(0), BPRMF, data, CONFIG, checkpoint_dir=tmp_path)

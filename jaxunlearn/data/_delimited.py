@@ -134,7 +134,7 @@ def numbers_of(column: pa.ChunkedArray, kind: Literal["rating", "timestamp"]) ->
   """
   if column.null_count:
     raise Refused(f"missing {kind}")
-  if pa.types.is_temporal(column.type):
+  if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
     column = column.cast(pa.timestamp("s"), safe=False).cast(pa.int64())
   if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
     raise Refused(f"{kind} of type {column.type}")
@@ -179,6 +179,16 @@ def read_delimited(path: Path, form: Form) -> RatingTable:
     _explain(path, form, error)
 
 
+def fields_of(text: str, separator: str, where: str) -> list[str]:
+  """The fields of one line of quoted CSV; ValueError with `where` where it is none, or several."""
+  try:
+    return next(csv.reader(io.StringIO(text), delimiter=separator), [])
+  except csv.Error as error:
+    raise ValueError(
+      f"{where}: {shorten(text)}: {error}. If its lines end in carriage returns alone, convert them (tr '\\r' '\\n')."
+    ) from error
+
+
 def _rows(path: Path, form: Form) -> Iterator[tuple[int, Sequence[str], str]]:
   """(1-based line number, fields, text) of each line that is not empty, the header left out."""
   with open(path, "rb") as handle:
@@ -191,7 +201,7 @@ def _rows(path: Path, form: Form) -> Iterator[tuple[int, Sequence[str], str]]:
         shown = shorten(line.decode("utf-8", "replace"))
         raise ValueError(f"{path}, line {number}: {shown} is not UTF-8; convert the file (iconv -t utf-8).") from None
       if form.quoted:
-        yield number, next(csv.reader(io.StringIO(text), delimiter=form.separator), []), text
+        yield number, fields_of(text, form.separator, f"{path}, line {number}"), text
       else:
         yield number, text.split(form.separator), text
 

@@ -18,6 +18,7 @@ import numpy as np
 import scipy.sparse
 from flax import struct
 
+_MAX_SIZE = np.iinfo(np.int32).max
 MIN_CAPACITY = 256  # below this, padding costs nothing and fewer shapes are compiled
 
 
@@ -79,7 +80,7 @@ class Interactions:
       num_items: size of the item axis, likewise.
 
     Raises:
-      ValueError: the arrays differ in length, are not integers, or hold a position out of range.
+      ValueError: the arrays differ in length, are not integers, or hold a position out of range or beyond int32.
     """
     user, item = np.asarray(user), np.asarray(item)
     if user.ndim != 1 or user.shape != item.shape:
@@ -91,6 +92,12 @@ class Interactions:
         )
     num_users = int(user.max()) + 1 if num_users is None and user.size else int(num_users or 0)
     num_items = int(item.max()) + 1 if num_items is None and item.size else int(num_items or 0)
+    for name, size in (("user", num_users), ("item", num_items)):
+      if size > _MAX_SIZE:
+        raise ValueError(
+          f"Expected {name} positions below {_MAX_SIZE:,} (int32), got an axis of {size:,} {name}s; these look "
+          "like raw ids: map them with a Vocabulary."
+        )
     for name, array, size in (("user", user, num_users), ("item", item, num_items)):
       if array.size and (int(array.min()) < 0 or int(array.max()) >= size):
         bad = array[(array < 0) | (array >= size)][0]
@@ -107,7 +114,8 @@ class Interactions:
 
   def keys(self) -> np.ndarray:
     """int64 [N], ascending: user · num_items + item, one number a pair."""
-    return self.user.astype(np.int64) * max(self.num_items, 1) + self.item.astype(np.int64)
+    # A tree map (`jax.device_put` of a state) may have made the leaves jax arrays, whose int64 is int32: it overflows.
+    return np.asarray(self.user).astype(np.int64) * max(self.num_items, 1) + np.asarray(self.item)
 
   def _check_same_axes(self, other: Interactions) -> None:
     if (self.num_users, self.num_items) != (other.num_users, other.num_items):
@@ -147,7 +155,7 @@ class Interactions:
 
   def select(self, keep: np.ndarray) -> Interactions:
     """The pairs where `keep` (bool [N], or ascending row numbers) holds."""
-    return Interactions(self.user[keep], self.item[keep], self.num_users, self.num_items)
+    return Interactions(np.asarray(self.user)[keep], np.asarray(self.item)[keep], self.num_users, self.num_items)
 
   def union(self, other: Interactions) -> Interactions:
     """Pairs of either side, merged."""

@@ -43,6 +43,11 @@ class _Parsed:
 def _refuse(path: Path, number: int, line: bytes) -> None:
   """Raises if `line` is not of the form; the slow twin of `_parse_chunk`, used to word the message."""
   text = line.decode("utf-8", "replace")
+  if "\r" in text.removesuffix("\r"):
+    raise ValueError(
+      f"{path}, line {number}: {shorten(text)}: a carriage return within the line, of which users would be taken for "
+      f"items; {_EXPECTED}, a line a user. Convert the line ends (tr '\\r' '\\n')."
+    )
   where = f"{path}, line {number}: {shorten(text)}"
   for token in text.split():
     if re.fullmatch(r"-\d+", token, re.ASCII):
@@ -81,7 +86,8 @@ def _parse_chunk(path: Path, first_line: int, chunk: bytes) -> tuple[np.ndarray,
   """(user [n], item [n], largest user or -1) of whole lines, without a Python loop over them."""
   data = np.frombuffer(chunk, np.uint8)
   digit = _DIGIT[data]
-  if not (digit | _SPACE[data]).all():
+  returns = data[:-1] == ord("\r")  # the chunk ends in a newline
+  if not (digit | _SPACE[data]).all() or (returns & (data[1:] != ord("\n"))).any():
     _explain(path, first_line, chunk)
   before = np.concatenate([[False], digit[:-1]])
   start = np.flatnonzero(digit & ~before)

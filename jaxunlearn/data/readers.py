@@ -6,8 +6,6 @@ its form raises a ValueError with the file, the 1-based line, the text, and what
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 from pathlib import Path
 
@@ -15,7 +13,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
-from jaxunlearn.data._delimited import Form, Refused, Role, ids_of, numbers_of, other_separator, read_delimited
+from jaxunlearn.data._delimited import (
+  Form,
+  Refused,
+  Role,
+  fields_of,
+  ids_of,
+  numbers_of,
+  other_separator,
+  read_delimited,
+)
 from jaxunlearn.data._files import existing_file, shorten
 from jaxunlearn.data.ratings import RatingTable
 
@@ -54,7 +61,7 @@ def _header(path: Path, separator: str, quoted: bool) -> list[str]:
     raise ValueError(f"{path}, line 1: not UTF-8 text; convert the file, or use the reader of its form.") from None
   if not quoted:
     return text.split(separator)
-  return next(csv.reader(io.StringIO(text), delimiter=separator), [])
+  return fields_of(text, separator, f"{path}, line 1")
 
 
 def _locate(path: Path, header: list[str], wanted: dict[Role, str], separator: str | None = None) -> dict[Role, int]:

@@ -25,10 +25,16 @@ def exposure(
     mask: pairs that are not recommended (the retained ones), or None.
 
   Raises:
-    ValueError: k < 1, no user, a user or item out of range, axes that differ, NaN scores.
+    ValueError: k < 1, no user, a user or item out of range or no integer, axes that differ, NaN scores.
   """
   check_positive("k", k)
   users, items = np.asarray(users), np.asarray(items)
+  for name, array in (("users", users), ("items", items)):
+    if array.size and not np.issubdtype(array.dtype, np.integer):
+      raise ValueError(
+        f"Expected {name} as integer positions, got {array.dtype}: np.flatnonzero(mask) of a mask, a Vocabulary for "
+        "ids."
+      )
   if not users.size:
     raise ValueError("Expected at least one user to look at, got none.")
   if items.size and not (0 <= items.min() and items.max() < scorer.num_items):

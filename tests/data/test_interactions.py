@@ -138,3 +138,24 @@ def test_other_axes_are_refused():
   other = Interactions.from_pairs([0], [0], num_users=USERS, num_items=ITEMS + 1)
   with pytest.raises(ValueError, match="same users and items"):
     of({(0, 0)}).union(other)
+
+
+@pytest.mark.parametrize("side", ["user", "item"])
+def test_positions_beyond_int32_are_refused(side):
+  for large in (2**31 - 1, 3_000_000_000, 2**40):
+    pairs = {"user": [0, 1], "item": [0, 1], side: [large, 5]}
+    with pytest.raises(ValueError, match=f"Expected {side} positions below 2,147,483,647 .*map them with a Vocabulary"):
+      Interactions.from_pairs(**pairs)
+
+
+def test_pairs_are_found_after_a_tree_map_put_them_on_a_device():
+  """jax arrays have no int64, and user · num_items + item is beyond int32 here."""
+  rng = np.random.default_rng(0)
+  pairs = Interactions.from_pairs(
+    rng.integers(0, 138_000, 2_000), rng.integers(0, 27_000, 2_000), num_users=138_000, num_items=27_000
+  )
+  some = pairs.select(np.arange(0, len(pairs), 20))
+  on_device = jax.device_put(pairs)
+  np.testing.assert_array_equal(on_device.keys(), pairs.keys())
+  assert on_device.contains(some).all() and len(on_device.without(some)) == len(pairs) - len(some)
+  assert isinstance(on_device.without(some).user, np.ndarray)

@@ -50,13 +50,18 @@ def test_write_then_read_is_the_identity(tmp_path_factory, pairs):
     ("0 99999999999999999999\n", r"line 1.*beyond int32"),
     ("0 1\n" + "7" * 100 + " 1\n", r"line 2: '7777.*…"),
     ("0 1\n1 \u00e9\n", "line 2"),
+    (
+      "0 1 2\n1 3\r2 5\n",
+      r"line 2: '1 3\\r2 5': a carriage return within the line.*a line a user. Convert the line ends",
+    ),
+    ("0 1 2\r1 3 4\r", "line 1: .*a carriage return within the line"),
     ("0\n1\n", "holds no pair"),
     ("", "is empty"),
   ],
 )
 def test_a_bad_line_is_named(tmp_path, text, message):
   path = tmp_path / "train.txt"
-  path.write_text(text, encoding="utf-8")
+  path.write_bytes(text.encode())
   with pytest.raises(ValueError, match=message) as caught:
     read_pairs(path)
   assert "train.txt" in str(caught.value)

@@ -165,6 +165,8 @@ def test_csv_dates_become_seconds(tmp_path):
      r"line 3: the timestamp '978300760' is a number, that of line 2 \('2020-01-01'\) is a date; write all in one way"),
     ("user_id;item_id\n1;2\n", "pass the name of the user column. It seems to be separated by ';', not ','"),
     ("user_id\n1\n", "no column named 'item_id'; pass the name of the item column.$"),
+    ("user_id,item_id\r1,2\r", r"line 1: .*If its lines end in carriage returns alone, convert them \(tr "),
+    ("user_id,item_id,at\n1,2,12:30:00\n", "line 2: .*the timestamp '12:30:00' is neither a number nor an ISO date"),
   ],
 )  # fmt: skip
 def test_csv_refuses(tmp_path, text, message):
@@ -206,6 +208,8 @@ def test_parquet_reads_named_columns(tmp_path):
     ({"stars": [1.0, float("nan")]}, "column 'stars', row 2: rating that is not finite"),
     ({"stars": ["x", "y"]}, "column 'stars': rating of type string"),
     ({"stars": [None, 1.0]}, "column 'stars', row 1: missing rating"),
+    ({"stars": pa.array([1, 2], pa.time32("s"))}, r"column 'stars': rating of type time32"),
+    ({"stars": pa.array([1, 2], pa.duration("s"))}, r"column 'stars': rating of type duration"),
   ],
 )
 def test_parquet_refuses(tmp_path, changes, message):

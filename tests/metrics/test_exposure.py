@@ -52,3 +52,11 @@ def test_no_item_is_never_shown():
 def test_what_is_out_of_range_is_refused(users, items, k, words):
   with pytest.raises(ValueError, match=words):
     exposure(served(), np.array(users, int), np.array(items, int), k)
+
+
+def test_a_mask_is_not_taken_for_positions():
+  mask = np.arange(NUM_ITEMS) == 4
+  with pytest.raises(ValueError, match="items as integer positions, got bool: np.flatnonzero"):
+    exposure(served(), np.array([0, 1]), mask, 5)
+  with pytest.raises(ValueError, match="users as integer positions, got bool"):
+    exposure(served(), np.ones(NUM_USERS, bool), np.array([4]), 5)

@@ -54,7 +54,7 @@ def make_case(model, *, forget_user=None, seed=0, num_pairs=60, every=9, **chang
   forget = data.select(np.arange(0, len(data), every)) if forget_user is None else data.select(data.user == forget_user)
   config = IFRUConfig.preset(model.name, **{"num_negatives": 2, **changes})
   retained = data.without(forget)
-  with jax.enable_x64(False):  # under x64 sample_negatives leaves its range if it ran without before (jax 0.10.2)
+  with jax.enable_x64(False):  # in single precision, as they are used
     params = model.init(jax.random.key(3), 12, 9)
     problem, static, _ = module._problem(jax.random.key(5), model, params, data, retained, forget, config)
   params = jax.tree.map(lambda x: x.astype(jnp.float64), params)
