@@ -46,14 +46,14 @@ def use_compilation_cache() -> None:
 
 def data_flags(dataset: str) -> None:
   """--dataset, --data_dir and --download."""
-  flags.DEFINE_string("dataset", dataset, f"one of {', '.join(datasets.NAMES)}")
+  flags.DEFINE_string("dataset", dataset, f"{', '.join(datasets.NAMES)}, or a folder of your own in --data_dir")
   flags.DEFINE_string("data_dir", None, "folder of dataset folders; default: $JAXUNLEARN_DATA, then the download cache")
   flags.DEFINE_boolean("download", True, "fetch a dataset that is not found from its publisher")
 
 
 def forget_flags() -> None:
   """--forget, --by, --ratio and --selection."""
-  flags.DEFINE_string("forget", None, "file of pairs to forget, `user item item …` a line, as in train.txt")
+  flags.DEFINE_string("forget", None, "file of pairs to forget, `user item item …` a line, positions as in train.txt")
   flags.DEFINE_enum("by", "interaction", ["interaction", "user", "item"], "what is drawn when there is no --forget")
   flags.DEFINE_float("ratio", 0.01, "share that is drawn when there is no --forget, in (0, 1)")
   flags.DEFINE_integer("pairs", 0, "number of random pairs that is drawn instead of a share", lower_bound=0)
@@ -76,7 +76,14 @@ def forget_from_flags(data: Interactions, *, seed: int) -> Interactions:
   if values.pairs and not values.forget:
     return draw_pairs(np.random.default_rng(seed), data, values.pairs)
   found = read_forget(values.forget, data, by=values.by, ratio=values.ratio, selection=values.selection, seed=seed)
-  data.without(found)
+  absent = found.select(~data.contains(found))
+  if len(absent):
+    some = ", ".join(f"({u}, {i})" for u, i in zip(absent.user[:5].tolist(), absent.item[:5].tolist(), strict=True))
+    raise ValueError(
+      f"Expected pairs of the data in --forget={values.forget}, but {len(absent)} of its {len(found)} are not there, "
+      f"never trained on or forgotten before: {some}{', …' if len(absent) > 5 else ''} (positions, not raw ids). Leave "
+      "them out of the file."
+    )
   return found
 
 
@@ -103,6 +110,16 @@ def present(prefix: str) -> dict[str, Any]:
   start = f"{prefix}."
   given = [name for name in flags.FLAGS if name.startswith(start) and flags.FLAGS[name].present]
   return {name[len(start) :]: flags.FLAGS[name].value for name in given}
+
+
+def refuse_unused(*used: str) -> None:
+  """Raises ValueError for a flag --NAME.field of the command line whose NAME is not among those that are used."""
+  given = [name for name in flags.FLAGS if "." in name and flags.FLAGS[name].present]
+  for name in given:
+    if name.partition(".")[0] not in used:
+      raise ValueError(
+        f"Expected flags that are read here, got --{name}, which is for another model or method: omit it."
+      )
 
 
 def define_model_flags(prefix: str = "") -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from experiments._results import FILE_NAME as RESULT
 from experiments._results import plain
 
 FILE_NAME = "identity.json"
@@ -61,12 +62,17 @@ def claim(folder: Path, identity: Mapping[str, Any], defaults: Mapping[str, Any]
   """Marks a folder as that of one run, before its first checkpoint is written there.
 
   Raises:
-    ValueError: it is that of another run; the message says what differs.
+    ValueError: it is that of another run; the message says what differs. Or it holds what no run claimed.
   """
   path = folder / FILE_NAME
   if path.exists():
-    check(folder, json.loads(path.read_text(encoding="utf-8")), identity, defaults)
+    check(folder, read_json(path), identity, defaults)
     return
+  foreign = [name for name in (RESULT, "model") if (folder / name).exists()]
+  if foreign:
+    raise ValueError(
+      f"{folder} holds {foreign[0]} of another kind of run. Pass --overwrite to start anew there, or another --out."
+    )
   folder.mkdir(parents=True, exist_ok=True)
   write_json(path, plain(identity))
 
@@ -83,13 +89,40 @@ def kept(
     ValueError: it is there, of other settings.
   """
   if path.exists():
-    stored = json.loads(path.read_text(encoding="utf-8"))
+    stored = read_json(path)
     check(path, stored["identity"], identity, defaults)
     return dict(stored["found"])
   found = plain(make())
   path.parent.mkdir(parents=True, exist_ok=True)
   write_json(path, {"identity": plain(identity), "found": found})
   return dict(found)
+
+
+def alone(folder: Path, kind: str) -> None:
+  """Raises ValueError where a folder is that of another script, whose result would be replaced.
+
+  Args:
+    folder: --out.
+    kind: the entry that tells this script's result.json from the others'.
+  """
+  path = folder / RESULT
+  if (folder / FILE_NAME).exists() or (path.exists() and kind not in read_json(path)):
+    raise ValueError(f"{folder} holds a run of another script, whose result would be lost: choose another --out.")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+  """The entries of a JSON file.
+
+  Raises:
+    ValueError: it is damaged.
+  """
+  try:
+    found = json.loads(path.read_text(encoding="utf-8"))
+  except ValueError as error:
+    raise ValueError(f"{path} is damaged ({error}). Pass --overwrite to start anew there, or another --out.") from None
+  if not isinstance(found, dict):
+    raise ValueError(f"{path} is damaged (no object). Pass --overwrite to start anew there, or another --out.")
+  return found
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from experiments import _page_lines, _page_plots, _page_table
 from experiments._names import rank
-from experiments._report import Row, collect
+from experiments._report import Row, collect, conflict
 from experiments._results import PathLike, plain
 
 _ASSETS = Path(__file__).parent / "page"
@@ -149,9 +149,12 @@ def _by_epochs(section: Section) -> list[Section]:
 
 
 def _differ(results: Sequence[Mapping[str, Any]]) -> bool:
-  """Whether no two results are of one method and seed."""
+  """Whether they can share a table: no two are of one method and seed, nor of one method and different settings."""
   cells = [(result["method"], seed) for result in results for seed in result["seeds"]]
-  return len(set(cells)) == len(cells)
+  of_method: dict[str, list[Mapping[str, Any]]] = {}
+  for result in results:
+    of_method.setdefault(result["method"], []).append(result)
+  return len(set(cells)) == len(cells) and all(conflict(members) is None for members in of_method.values())
 
 
 def _rows(section: Section) -> list[Row]:

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import sys
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -86,8 +86,8 @@ def collect(results: Sequence[Mapping[str, Any]]) -> list[Row]:
   - "efficiency.seconds": of the request, or of the fit where there was none.
 
   Raises:
-    ValueError: two results for one row share a seed or differ in their data; or a seed has two different data or forget
-      sets.
+    ValueError: two results for one row share a seed or differ in their data or settings; or a seed has two different
+      data or forget sets.
   """
   groups: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
   for result in results:
@@ -97,6 +97,10 @@ def collect(results: Sequence[Mapping[str, Any]]) -> list[Row]:
     seeds = [seed for member in members for seed in member["seeds"]]
     if len(set(seeds)) != len(seeds):
       raise ValueError(f"Two results of {method} on {model}, {dataset} share a seed, {sorted(seeds)}: pass one.")
+    if (clash := conflict(members)) is not None:
+      raise ValueError(
+        f"Results of {method} on {model}, {dataset} are of different settings, {clash}: they cannot share a row."
+      )
     if len({str(member.get("data_hash")) for member in members}) > 1:
       raise ValueError(f"Results of {method} on {model}, {dataset} differ in data_hash: they cannot share a row.")
     values: dict[str, list[float]] = {}
@@ -120,6 +124,32 @@ def collect(results: Sequence[Mapping[str, Any]]) -> list[Row]:
   rows.sort(key=lambda row: (places.index((row.dataset, row.model)), rank(row.method)))
   retrained = {(row.dataset, row.model): row for row in rows if row.method == "retrain"}
   return [_with_ratio(_with_distance(row, rows), retrained.get((row.dataset, row.model))) for row in rows]
+
+
+def conflict(results: Sequence[Mapping[str, Any]]) -> str | None:
+  """The first setting that two of the results have differently, as "train.num_epochs 40 and 2"; None: they agree.
+
+  A setting that one does not say is not compared, nor lengths of training that were found on a validation part: those
+  of `fit` are found seed by seed.
+  """
+  first: dict[str, Any] = {}
+  for result in results:
+    for name, value in _settings(result.get("config") or {}):
+      found = name == "train.num_epochs" and (result.get("info") or {}).get("selection")
+      if name == "train.checkpoint_every" or found:
+        continue
+      if first.setdefault(name, value) != value:
+        return f"{name} {first[name]} and {value}"
+  return None
+
+
+def _settings(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+  """("train.num_epochs", 40), …: the leaves that are not None."""
+  for name, value in config.items():
+    if isinstance(value, Mapping):
+      yield from _settings(value, f"{prefix}{name}.")
+    elif value is not None:
+      yield f"{prefix}{name}", value
 
 
 def devices_of(result: Mapping[str, Any]) -> list[Any]:

@@ -58,7 +58,7 @@ flags.DEFINE_integer(
   "shard_epochs", 0, "epochs of every shard of methods with shards, of every group of LASER; 0: of recipe shards",
   lower_bound=0,
 )  # fmt: skip
-flags.DEFINE_integer("seed", 0, "of pairs, halves and trainings")
+flags.DEFINE_integer("seed", 0, "of pairs, halves and trainings", lower_bound=0)
 flags.DEFINE_string("out", "runs/audit", "folder for shadow models' scores, result.json, table and plot")
 flags.DEFINE_boolean("overwrite", False, "remove what --out keeps first")
 flags.DEFINE_boolean("quiet", False, "no progress bar, no table")
@@ -72,6 +72,7 @@ def main(argv: list[str]) -> None:
   """Trains, unlearns, attacks, writes, draws."""
   del argv
   out = _results.prepare_out(FLAGS.out)
+  _identity.alone(out, "audit")
   _common.use_compilation_cache()
   for method in FLAGS.methods:
     check_choice("methods", variant(method)[0], METHODS)

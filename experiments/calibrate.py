@@ -45,7 +45,7 @@ flags.DEFINE_integer("epochs", 60, "epochs of the base model", lower_bound=1)
 flags.DEFINE_float("held_out", 0.1, "share of train that the base model is not trained on, in (0, 1)")
 flags.DEFINE_float("ratio", 0.01, "share of its training pairs that a trial request forgets, in (0, 1)")
 flags.DEFINE_integer("num_trials", 2, "trial requests", lower_bound=1)
-flags.DEFINE_integer("seed", 0, "of the held-out pairs, the training and the trials")
+flags.DEFINE_integer("seed", 0, "of the held-out pairs, the training and the trials", lower_bound=0)
 flags.DEFINE_string("out", "runs/calibrate", "folder for result.json and what resumes")
 flags.DEFINE_boolean("overwrite", False, "remove what --out keeps first")
 flags.DEFINE_boolean("quiet", False, "no progress bar, no table")
@@ -59,6 +59,7 @@ def main(argv: list[str]) -> None:
   """Trains, tries, chooses, writes."""
   del argv
   out = _results.prepare_out(FLAGS.out)
+  _identity.alone(out, "calibration")
   _common.use_compilation_cache()
   for method in FLAGS.methods:
     check_choice("methods", variant(method)[0], ("retrain", *LIGHTUL, *POST_HOC))

@@ -26,7 +26,7 @@ flags.DEFINE_enum(
   "recipe", "tuned", list(RECIPES), "training recipe; --train.* and --MODEL.* change single values of it"
 )
 flags.DEFINE_string("out", "runs/fit", "folder for the model and result.json")
-flags.DEFINE_integer("seed", 0, "everything random is drawn from it")
+flags.DEFINE_integer("seed", 0, "everything random is drawn from it", lower_bound=0)
 flags.DEFINE_boolean("select", True, "find the number of epochs on a validation part; else train --train.num_epochs")
 flags.DEFINE_boolean("overwrite", False, "remove the run in --out first, and train anew")
 flags.DEFINE_boolean("quiet", False, "no progress bar, no table")
@@ -40,6 +40,7 @@ def main(argv: list[str]) -> None:
   del argv
   out = _results.prepare_out(FLAGS.out)
   _common.use_compilation_cache()
+  _common.refuse_unused("train", FLAGS.model)
   progress = False if FLAGS.quiet else None
   dataset = _common.load_dataset()
   chosen = _common.override(recipe(FLAGS.model, FLAGS.recipe), FLAGS.model)

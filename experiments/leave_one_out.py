@@ -19,7 +19,7 @@ import numpy as np
 from absl import flags
 from tqdm import tqdm
 
-from experiments import _common, _flags, _leave_one_out, _names, _report, _results
+from experiments import _common, _flags, _identity, _leave_one_out, _names, _report, _results
 from experiments._methods import POST_HOC, settings, variant
 from jaxunlearn._validate import check_choice, check_positive
 from jaxunlearn.models import BPRMFConfig, bprmf
@@ -39,7 +39,7 @@ flags.DEFINE_float("l2", 5e-2, "weight of the L2 term", lower_bound=0.0)
 flags.DEFINE_integer("steps", 3000, "full-batch steps of training", lower_bound=1)
 flags.DEFINE_integer("retrain_steps", 1000, "full-batch steps of each retraining", lower_bound=1)
 flags.DEFINE_enum("start", "trained", ["trained", "init"], "where retraining starts")
-flags.DEFINE_integer("seed", 0, "of users, pairs and initialisation")
+flags.DEFINE_integer("seed", 0, "of users, pairs and initialisation", lower_bound=0)
 flags.DEFINE_string("out", "runs/leave-one-out", "folder for result.json and the plot")
 flags.DEFINE_boolean("quiet", False, "no progress bar, no table")
 for _name, (_, _config) in POST_HOC.items():
@@ -50,6 +50,7 @@ def main(argv: list[str]) -> None:
   """Trains, leaves out, predicts, writes, draws."""
   del argv
   out = _results.prepare_out(FLAGS.out)
+  _identity.alone(out, "leave_one_out")
   _common.use_compilation_cache()
   for method in FLAGS.methods:
     check_choice("methods", variant(method)[0], tuple(POST_HOC))

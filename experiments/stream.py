@@ -20,7 +20,7 @@ from typing import Any
 import jax
 from absl import flags
 
-from experiments import _common, _flags, _names, _report, _results, _stream
+from experiments import _common, _flags, _identity, _names, _report, _results, _stream
 from experiments._methods import POST_HOC, settings
 from jaxunlearn._validate import check_choice
 from jaxunlearn.data.interactions import Interactions
@@ -38,7 +38,7 @@ flags.DEFINE_integer("pairs", 10, "random pairs of each, with --by=interaction",
 flags.DEFINE_integer("every", 10, "requests between two measurements", lower_bound=1)
 flags.DEFINE_integer("references", 4, "places at which Retrain trains anew, the last of them at the end", lower_bound=0)
 flags.DEFINE_integer("epochs", 0, "epochs of the base model; 0: the recipe's bound")
-flags.DEFINE_integer("seed", 0, "of the fit and of the requests")
+flags.DEFINE_integer("seed", 0, "of the fit and of the requests", lower_bound=0)
 flags.DEFINE_string("out", "runs/stream", "folder for result.json, the plot and checkpoints of the trainings")
 flags.DEFINE_boolean("quiet", False, "no progress bar, no table")
 _common.define_model_flags()
@@ -63,6 +63,7 @@ def main(argv: list[str]) -> None:
   """Trains, streams, retrains, writes, draws."""
   del argv
   out = _results.prepare_out(FLAGS.out)
+  _identity.alone(out, "stream")
   _common.use_compilation_cache()
   for method in FLAGS.methods:
     check_choice("methods", method, tuple(POST_HOC))

@@ -44,7 +44,7 @@ _common.forget_flags()
 flags.DEFINE_string("reference", None, "folder of a retrain result to compare with")
 flags.DEFINE_string("data_dir", None, "folder of dataset folders, if it has moved since the fit")
 flags.DEFINE_string("out", "runs/unlearn", "folder for the state and result.json")
-flags.DEFINE_integer("seed", 0, "of the request and of a drawn forget set")
+flags.DEFINE_integer("seed", 0, "of the request and of a drawn forget set", lower_bound=0)
 flags.DEFINE_enum(
   "objective", "preserve", list(OBJECTIVES), "LightUL's objective; --lightul.* change single values of it"
 )
@@ -98,7 +98,16 @@ def main(argv: list[str]) -> None:
     )
   out = _results.prepare_out(FLAGS.out)
   _common.use_compilation_cache()
-  run = checkpoint.read_metadata(Path(FLAGS.run) / "model")
+  _common.refuse_unused("lightul" if FLAGS.method in LIGHTUL else FLAGS.method)
+  if FLAGS["objective"].present and FLAGS.method not in LIGHTUL:
+    raise ValueError(f"Expected no --objective={FLAGS.objective} for --method={FLAGS.method}: it is LightUL's.")
+  try:
+    run = checkpoint.read_metadata(Path(FLAGS.run) / "model")
+  except FileNotFoundError as error:
+    raise ValueError(
+      f"Expected --run={FLAGS.run} to be a folder that experiments.fit or experiments.unlearn finished: {error} An "
+      "interrupted one goes on with the command it was started by."
+    ) from error
   if "train_config" not in run:
     raise ValueError(f"Expected --run={FLAGS.run} to be a folder that experiments.fit or experiments.unlearn wrote.")
   dataset = datasets.load(run["dataset"], data_dir=FLAGS.data_dir or run["data_dir"])

@@ -85,7 +85,10 @@ def _not_finite(array: jax.Array) -> jax.Array:
   return jnp.sum(~jnp.isfinite(array))
 
 
-def check_finite(name: str, tree: Any) -> None:
+_RETRAIN = "train again with a smaller learning rate, or load an earlier checkpoint"
+
+
+def check_finite(name: str, tree: Any, remedy: str = _RETRAIN) -> None:
   """Raises ValueError naming the first leaf of `tree` that holds NaN or infinity, and how many rows do."""
   leaves = [(path, jnp.asarray(leaf)) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
   inexact = [(path, array) for path, array in leaves if jnp.issubdtype(array.dtype, jnp.inexact)]
@@ -94,5 +97,5 @@ def check_finite(name: str, tree: Any) -> None:
       where = jax.tree_util.keystr(path)
       raise ValueError(
         f"Expected finite values in {name}{where}, got {bad} NaN or infinite of {array.size} (shape {array.shape}); "
-        "train again with a smaller learning rate, or load an earlier checkpoint."
+        f"{remedy}."
       )

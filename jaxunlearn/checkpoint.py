@@ -242,7 +242,7 @@ class RunDirectory:
         continue
       return state, whole["metadata"]
     if broken is not None:
-      raise broken
+      raise OSError(f"{broken} No other step can be read: remove {self.directory} to start anew.")
     return None
 
   def _read(self, path: Path, like: Any) -> tuple[Any, dict[str, Any]]:

@@ -148,3 +148,12 @@ def test_frozen_refuses_another_number_of_rows():
 def test_configurations_are_validated(make):
   with pytest.raises(ValueError, match="Expected"):
     make()
+
+
+def test_a_graph_asked_for_while_tracing_serves_later_calls():
+  """It is kept for its pairs; one of tracers would raise `UnexpectedTracerError` at every later use."""
+  model, interactions = models.lightgcn(models.LightGCNConfig(embedding_dim=4)), data()
+  params = model.init(jax.random.key(0), 7, 6)
+  traced = jax.jit(lambda params: model.encode(params, model.context(interactions)))(params)
+  for one, other in zip(traced, model.encode(params, model.context(interactions)), strict=True):
+    np.testing.assert_allclose(one, other, rtol=1e-6)

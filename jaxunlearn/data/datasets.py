@@ -6,6 +6,7 @@ Their licences are the publishers' own; nothing here redistributes data.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import os
 from pathlib import Path
 from typing import Any, Literal
@@ -229,7 +230,7 @@ def load(name: str, data_dir: str | os.PathLike[str] | None = None, download: bo
   `Dataset.notes` tell which.
 
   Args:
-    name: one of `NAMES`.
+    name: one of `NAMES`, or of a folder of one's own in `data_dir` (or a path) with `train.txt` and `test.txt`.
     data_dir: folder that holds one folder a dataset.
     download: whether to download what is nowhere on this machine.
     **options: for a rating file: `seed` (0), `ratios` ((0.8, 0.1, 0.1)), `by` ("user" or "pair"), `min_rating`
@@ -240,7 +241,8 @@ def load(name: str, data_dir: str | os.PathLike[str] | None = None, download: bo
     ValueError: the name is unknown, an option does not apply, a file is malformed, or a download has the wrong sum.
     OSError: the files are nowhere and cannot be downloaded; the message says where to put them.
   """
-  check_choice("name", name, NAMES)
+  if name not in NAMES:
+    return _own_split(name, data_dir, options)
   if name == "synthetic":
     _check_options(name, options, tuple(field.name for field in dataclasses.fields(SyntheticConfig)))
     return generate(SyntheticConfig(**options)).dataset
@@ -255,6 +257,19 @@ def load(name: str, data_dir: str | os.PathLike[str] | None = None, download: bo
     return dataclasses.replace(read_folder(path.parent, name=name), notes=_whose_split(path.parent, name))
   _check_options(name, options, _TABLE_OPTIONS)
   return _from_table(path, name, **({"min_rating": _SOURCES[name].min_rating} | options))
+
+
+def _own_split(name: str, data_dir: str | os.PathLike[str] | None, options: dict[str, Any]) -> Dataset:
+  places = [root / name for root in _roots(data_dir)]
+  for folder in places:
+    if (folder / "train.txt").is_file():
+      _check_options(name, options, ())
+      return dataclasses.replace(read_folder(folder), notes=f"a split found in {folder}")
+  near = difflib.get_close_matches(name, NAMES, n=1)
+  raise ValueError(
+    f"Expected name={name!r} to be one of {', '.join(NAMES)}, or a folder with train.txt and test.txt, which is not at "
+    f"{' or '.join(map(str, places))}.{f' Did you mean {near[0]!r}?' if near else ''}"
+  )
 
 
 def _obtain(name: str, data_dir: str | os.PathLike[str] | None, download: bool) -> None:

@@ -56,7 +56,8 @@ def lightgcn(config: LightGCNConfig | None = None) -> Model:
 
   def context(interactions: Interactions) -> Graph:
     if interactions not in _GRAPHS:
-      _GRAPHS[interactions] = build_graph(interactions)
+      with jax.ensure_compile_time_eval():  # asked for while `jit` traces, it would keep the tracer's arrays
+        _GRAPHS[interactions] = build_graph(interactions)
     return _GRAPHS[interactions]
 
   def layer0(params: Params) -> jax.Array:

@@ -54,8 +54,8 @@ def _loss(
   static: Static,
 ) -> jax.Array:
   """The sum over the forgotten pairs of the model's training loss."""
-  model, count = static.model, forget.count.astype(jnp.float32)
-  real = jnp.arange(forget.capacity) < forget.count
+  model = static.model
+  real = (jnp.arange(forget.capacity) < forget.count).astype(jnp.float32)
   if model.batches == "users":
     # Difference of two losses: what the pairs add to that of their users' unobserved entries, which is not climbed.
     has_pairs = jnp.diff(forget.indptr) > 0
@@ -66,8 +66,8 @@ def _loss(
     share = model.loss(params, context, batch) - model.loss(params, context, without)
     return share * jnp.sum(has_pairs)
   negative = sample_negatives(key, known, forget.user, static.num_negatives)
-  batch = Batch(forget.user, forget.item, negative, real.astype(jnp.float32))
-  return model.loss(params, context, batch) * count
+  real *= jnp.diff(known.indptr)[forget.user] < known.num_items  # of a user with every item there is no negative
+  return model.loss(params, context, Batch(forget.user, forget.item, negative, real)) * jnp.sum(real)
 
 
 def _clipped(grads: Params, clip: jax.Array) -> Params:
@@ -144,7 +144,7 @@ def unlearn(
 
   Raises:
     ValueError: the model is not trained; a parameter or the result is not finite; a pair was not trained on, or
-      none is left.
+      none is left; all pairs are of users with every item, for whom a loss over negatives has none to compare with.
 
   Guarantee: none. The loss has no maximum, so the end is where the budget is; too many steps push the forgotten
   pairs below pairs that never were, which betrays them as well as leaving them does, and nothing holds the retained
@@ -162,6 +162,11 @@ def unlearn(
   retained = retained_of(interactions, forget)
   if not len(forget):
     return UnlearnResult(ModelState(params, interactions), {"num_forgotten": 0, "seconds": 0.0})
+  if model.batches == "pairwise" and (interactions.user_degrees()[forget.user] == interactions.num_items).all():
+    raise ValueError(
+      f"Expected a forgotten pair whose loss can be climbed, got {len(forget)} of users with every item, who have no "
+      f"negative that {model.name}'s loss compares with; use retrain."
+    )
   capacity = capacity_for(len(interactions))
   new, losses = ascend(
     key,
@@ -174,7 +179,7 @@ def unlearn(
     jnp.float32(config.clip),
     static=Static(model, config.num_negatives),
   )
-  check_finite("the parameters after gradient ascent (lower learning_rate or num_steps)", new)
+  check_finite("the parameters after gradient ascent", new, "lower learning_rate or num_steps")
   first, last = (float(loss) / len(forget) for loss in losses)
   info = {"num_forgotten": len(forget), "loss_first": first, "loss_last": last, "seconds": time.perf_counter() - start}
   return UnlearnResult(ModelState(new, retained), info)

@@ -57,7 +57,9 @@ class IFRUConfig:
   tolerance: float = 0.1
   adam_step: float = 0.045  # first step of every entry; the released learning rate 2e4 / 445,561 pairs of ml-1m, > 0
   adam_iterations: int = 2  # the code stops early instead; choose it, as damping, on validation utility, ≥ 1
-  num_negatives: int = 1  # negatives drawn a pair, once a request, ≥ 1; WMF has none
+  # negatives drawn a pair, once a request, ≥ 1; WMF has none, NeuMF's have to be as many as training's, whose loss
+  # weighs a positive against so many
+  num_negatives: int = 1
   user_weight_power: float = 0.5  # as `TrainConfig.user_weight_power` of the model's training, ≥ 0; WMF has none
   avoid_positives: bool = True  # as `TrainConfig.avoid_positives`
 
@@ -160,6 +162,8 @@ def unlearn(
   direct, spillover = _influence.forgotten_gradient(problem, static=static)
   check_finite("the gradient of the forgotten pairs", (direct, spillover))
   result, gone, report = _solve(problem, direct + spillover, config, static)
+  left = np.concatenate([retained.user_degrees(), retained.item_degrees(), [0]])[np.asarray(problem.scope)]
+  gone &= left == 0  # examples of a user with every item weigh nothing; its row is not of a user who left
   new = _moved(params, problem, result.x, gone)
   check_finite("the unlearned parameters", new)
   info |= report | {

@@ -120,7 +120,7 @@ def unlearn(
   static = build_static(model, config, propagates=before is not None)
   system, region = build_system(key, static, vectors, interactions, retained, forget, config)
   tables, report, damping, raised = _solve(jax.random.fold_in(key, 1), params, before, after, system, static, config)
-  check_finite("the updated tables", tables)
+  check_finite("the updated tables", tables, "raise damping")
   sizes = (interactions.num_users, interactions.num_items)
   moving = [
     int(np.sum(np.asarray(rows) < n)) for rows, n in zip((system.user_rows, system.item_rows), sizes, strict=True)

@@ -142,9 +142,11 @@ def unlearn(
     α · mean softplus(s' − s⁰) + preserve · mean (s' − s)²  [+ λ L_PU] + γ ‖Θ‖²
 
   where the second mean is over retained and over random pairs, scores are in units of their standard deviation over
-  retained pairs, and Ω works on vectors in units of their entries' root mean square: scaling either table of
-  the model changes nothing. The paper's L2 instead pulls forgotten pairs to
-  non-existing ones and nothing holds the retained ones, which destroys the ranking (BUILD_NOTES, "LightUL").
+  retained pairs, and Ω works on vectors in units of their entries' root mean square: without phantoms scaling either
+  table of the model changes nothing. L_PU scores phantoms of a fixed scale against the items' own vectors, so that it
+  weighs more where these are larger: for vectors of an unusual scale use `phantoms=False`, which costs nothing. The
+  paper's L2 instead pulls forgotten pairs to non-existing ones and nothing holds the retained ones, which destroys the
+  ranking (both: BUILD_NOTES, "LightUL").
 
   Args:
     key: initialisation, negatives, clusters.

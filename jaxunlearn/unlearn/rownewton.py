@@ -196,7 +196,7 @@ def unlearn(
     new, info = _plain(*request, static)
   else:
     new, info = _coupled(*request, old_context, context, columns, static)
-  check_finite("the new parameters (raise damping)", new)
+  check_finite("the new parameters", new, "raise damping")
   info = {name: np.asarray(value).item() for name, value in info.items()}
   info |= {
     "num_forgotten": len(forget),

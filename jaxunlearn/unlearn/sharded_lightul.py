@@ -21,7 +21,7 @@ from jaxunlearn.base import Embeddings, Model, Params, Scorer, Unlearner, Unlear
 from jaxunlearn.data.interactions import Interactions
 from jaxunlearn.models.frozen import vectors_model
 from jaxunlearn.partition import Partition
-from jaxunlearn.requests import Request, resolve
+from jaxunlearn.requests import Request, resolve, retained_of
 from jaxunlearn.shards import contexts_of
 from jaxunlearn.unlearn._sharded import PartitionFn, ShardConfig, ShardedState, sharded
 from jaxunlearn.unlearn._sharded_whitening import blank, minimise, rows_of, stack
@@ -83,14 +83,14 @@ def unlearn(
     mask_absent: the base's `AggregateConfig.mask_absent`, by which it is served; not read for `ServedShards`.
 
   Returns:
-    UnlearnResult: `ServedShards`, and info: seconds, `shards_touched` (the shards that hold forgotten pairs),
-    `shards_emptied`, and lists with a value a whitened shard: `shards_whitened` (its number), `loss`, `epochs`,
-    `probe_auc` (a list each), `affected_users`, `affected_items`, and `clusters`, `singleton_clusters`, `alone_share`
-    with phantoms.
+    UnlearnResult: `ServedShards` (for a request of no pair the state as it was), and info: seconds, `shards_touched`
+    (the shards that hold forgotten pairs), `shards_emptied`, and lists with a value a whitened shard:
+    `shards_whitened` (its number), `loss`, `epochs`, `probe_auc` (a list each), `affected_users`, `affected_items`, and
+    `clusters`, `singleton_clusters`, `alone_share` with phantoms.
 
   Raises:
     ValueError: the score is no inner product; the objective is "released"; the aggregator is attention; a vector or the
-      result is not finite; a pair is not among the interactions.
+      result is not finite; a pair is not among the interactions, or none is left.
 
   Guarantee: approximate; no bound is known. All vectors of a shard without a forgotten pair, and in the others those of
   rows without one (over the retained graph), are returned bitwise unchanged. A shard all of whose pairs are forgotten
@@ -112,7 +112,9 @@ def unlearn(
   weight = _weight_of(state)
   parts = state.partition.shards(state.interactions)
   num_shards, num_users = len(parts), state.interactions.num_users
-  retained = state.interactions.without(forget)  # first of all: raises when a pair is not there
+  retained = retained_of(state.interactions, forget)  # before all else: raises when a pair is not there
+  if not len(forget):
+    return UnlearnResult(state, {"num_forgotten": 0, "seconds": 0.0})
   gone = forget.contains(state.interactions)
   lost = [state.interactions.select(gone & (state.partition.shard == s)) for s in range(num_shards)]
   partition = state.partition.select(~gone)

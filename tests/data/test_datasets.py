@@ -180,7 +180,10 @@ def test_offline_says_where_to_put_the_files(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
   ("call", "message"),
   [
-    (lambda: load("gowala"), "'ml-1m-receraser'.* Did you mean 'gowalla'"),
+    (
+      lambda: load("gowala"),
+      "ml-1m-receraser.*, or a folder with train.txt and test.txt, which is not at .*gowala. Did you mean 'gowalla'",
+    ),
     (lambda: datasets.locate("synthetic"), "name='synthetic'"),
   ],
 )
@@ -197,3 +200,14 @@ def test_options_that_do_not_apply_are_refused(tmp_path):
   write_ratings(tmp_path / "ml-10m" / "ratings.dat")
   with pytest.raises(ValueError, match="Did you mean 'min_rating'"):
     load("ml-10m", tmp_path, min_ratings=3)
+
+
+def test_a_split_of_ones_own_is_loaded_by_its_folder(tmp_path):
+  (tmp_path / "shop").mkdir()
+  (tmp_path / "shop" / "train.txt").write_text("0 1 2\n1 0\n")
+  (tmp_path / "shop" / "test.txt").write_text("0 0\n")
+  for name, data_dir in (("shop", tmp_path), (str(tmp_path / "shop"), None)):
+    data = load(name, data_dir)
+    assert (data.name, len(data.train), len(data.test)) == ("shop", 3, 1) and "shop" in data.notes
+  with pytest.raises(ValueError, match="takes no options, got 'seed'"):
+    load("shop", tmp_path, seed=1)

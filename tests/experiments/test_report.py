@@ -46,6 +46,18 @@ def test_single_seed_files_are_pooled():
     _report.collect([result("a", (0.5,), (0.1,), seeds=(0,)), result("a", (0.7,), (0.3,), seeds=(0,))])
 
 
+def test_runs_of_other_settings_are_not_pooled():
+  def trained(seed, epochs, **more):
+    config = {"recipe": "tuned", "train": {"num_epochs": epochs, "checkpoint_every": seed}}
+    return result("original", (0.5,), (0.1,), seeds=(seed,), config=config, **more)
+
+  with pytest.raises(ValueError, match="different settings, train.num_epochs 40 and 2: they cannot share a row"):
+    _report.collect([trained(0, 40), trained(1, 2)])
+  found = [trained(seed, epochs, info={"selection": [1]}) for seed, epochs in ((0, 40), (1, 35))]
+  assert _report.collect(found)[0].seeds == (0, 1)  # lengths that `fit` found
+  assert _report.collect([trained(0, 40), result("original", (0.5,), (0.1,), seeds=(1,))])[0].seeds == (0, 1)
+
+
 def test_different_forget_sets_do_not_share_a_table():
   with pytest.raises(ValueError, match="seed 0 differ in forget_hash"):
     _report.collect([result("a", (0.5,), (0.1,)), result("b", (0.5,), (0.1,), forget_hash="g")])

@@ -230,6 +230,8 @@ def test_wrong_input_is_one_line(fitted, call_all, folder):
   (folder / "absent.txt").write_text(f"7 {absent}\n")
   (folder / "malformed.txt").write_text("0 1\n3 four\n")
   (folder / "file").write_text("in the way")
+  (folder / "runs" / "damaged").mkdir()
+  (folder / "runs" / "damaged" / "identity.json").write_text("")
   unlearn = "unlearn --out=runs/never"
   wrong = {
     "fit --dataset=ml-1n --out=runs/never": ["Expected name='ml-1n'", "'ml-1m'"],
@@ -240,8 +242,21 @@ def test_wrong_input_is_one_line(fitted, call_all, folder):
     "audit --train.num_epochs=4 --out=runs/never": ["--train.num_epochs=4", "--epochs=60", "set --epochs"],
     f"{unlearn} --run=runs/a --forget=data/forget.txt --pairs=3 --by=user": ["--forget alone", "--pairs, --by too"],
     f"{unlearn} --run=runs/a --pairs=3 --ratio=0.1": ["--pairs alone", "--ratio too"],
-    f"{unlearn} --run=runs/nowhere": ["runs/nowhere"],
-    f"{unlearn} --run=runs/a --forget=absent.txt": ["not", f"(7, {absent})"],
+    f"{unlearn} --run=runs/nowhere": ["--run=runs/nowhere", "experiments.fit or experiments.unlearn finished"],
+    f"{unlearn} --run=runs/a --forget=absent.txt": [
+      "--forget=absent.txt",
+      "1 of its 1 are not there",
+      f"(7, {absent})",
+    ],
+    f"{unlearn} --run=runs/a --method=retrain --rownewton.num_rounds=4": ["--rownewton.num_rounds", "another model or"],
+    f"{unlearn} --run=runs/a --method=retrain --objective=paper": ["no --objective=paper for --method=retrain"],
+    "fit --model=bprmf --wmf.embedding_dim=8 --out=runs/never": ["--wmf.embedding_dim", "another model or method"],
+    "fit --dataset=ml-1m --data_dir=data --out=runs/wider": ["runs/wider holds model of another kind of run"],
+    "fit --dataset=ml-1m --data_dir=data --out=runs/damaged": ["runs/damaged/identity.json is damaged", "--overwrite"],
+    **{
+      f"{script} --dataset=ml-1m --data_dir=data --out=runs/a": ["runs/a holds a run of another script"]
+      for script in ("stream", "audit", "calibrate")
+    },
     f"{unlearn} --run=runs/a --forget=malformed.txt": ["malformed.txt, line 2", "four"],
     f"{unlearn} --run=runs/wider --forget=data/forget.txt": ["float32[40, 9]", "expected float32[40, 8]"],
     f"{unlearn} --run=runs/a --pairs=500": ["--pairs=500 in [1, 499]"],

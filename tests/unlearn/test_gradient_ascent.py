@@ -5,6 +5,7 @@ import pytest
 
 from jaxunlearn import models
 from jaxunlearn.base import Batch
+from jaxunlearn.data.interactions import Interactions
 from jaxunlearn.requests import Request
 from jaxunlearn.sampling import sample_negatives
 from jaxunlearn.train import TrainConfig
@@ -135,3 +136,19 @@ def test_bad_input_is_refused():
   for change in ({"num_steps": 0}, {"learning_rate": 0.0}, {"clip": -1.0}, {"num_negatives": 0}):
     with pytest.raises(ValueError, match=next(iter(change))):
       GradientAscentConfig(**change)
+
+
+def test_users_with_every_item_have_no_negative_to_climb_with():
+  others = random_pairs(0, num_users=12, num_items=15, num_pairs=60)
+  user, item = np.concatenate([others.user, np.zeros(15, int)]), np.concatenate([others.item, np.arange(15)])
+  data = Interactions.from_pairs(user, item, num_users=12, num_items=15)
+  model = MODELS["bprmf"]
+  params = model.init(jax.random.key(0), 12, 15)
+  full = (data.user == 0) & (data.item == 3)
+  with pytest.raises(ValueError, match="got 1 of users with every item, who have no negative .* use retrain"):
+    unlearn(jax.random.key(1), model, params, data, data.select(full))
+  both = data.select(full | (np.arange(len(data)) == len(data) - 1))
+  alone = data.select(np.arange(len(data)) == len(data) - 1)
+  moved = unlearn(jax.random.key(1), model, params, data, both).state.params
+  assert np.array_equal(moved["user"][0], params["user"][0]) and np.array_equal(moved["item"][3], params["item"][3])
+  assert unlearn(jax.random.key(1), model, params, data, alone).info["loss_last"] > 0

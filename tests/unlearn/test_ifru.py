@@ -514,3 +514,18 @@ def test_the_factory_weighs_as_training_did():
   other = unlearn(jax.random.key(1), MF, state.params, data, forget, IFRUConfig.preset("bprmf")).state.params
   assert np.array_equal(ravel_pytree(got)[0], ravel_pytree(wanted)[0])
   assert not np.array_equal(ravel_pytree(got)[0], ravel_pytree(other)[0])
+
+
+def test_a_user_with_every_item_who_forgets_one_keeps_the_row():
+  """No negative is left to weigh its examples with; that is not a user whose pairs are all forgotten."""
+  num_items, others = 15, random_pairs(0, num_users=12, num_items=15, num_pairs=60)
+  user = np.concatenate([others.user, np.zeros(num_items, int)])
+  item = np.concatenate([others.item, np.arange(num_items)])
+  data = Interactions.from_pairs(user, item, num_users=12, num_items=num_items)
+  model = SMALL["lightgcn"]
+  params = model.init(jax.random.key(3), 12, num_items)
+  some = data.select((data.user == 0) & (data.item == 3))
+  result = unlearn(jax.random.key(5), model, params, data, some)
+  assert result.info["rows_zeroed"] == 0 and np.asarray(result.state.params["user"][0]).any()
+  gone = unlearn(jax.random.key(5), model, params, data, data.select(data.user == 0))
+  assert gone.info["rows_zeroed"] == 1 and not np.asarray(gone.state.params["user"][0]).any()

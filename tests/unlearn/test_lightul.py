@@ -327,3 +327,15 @@ def test_state_keeps_interactions_of_the_retained_pairs_only():
   state = unlearn(jax.random.key(0), MF, params, data, forget, quick()).state
   assert isinstance(state.interactions, Interactions)
   assert len(state.interactions) == len(data) - len(forget)
+
+
+@pytest.mark.parametrize("side", ["user", "item"])
+def test_without_phantoms_the_scale_of_either_table_changes_nothing(side):
+  data, forget, params = setup()
+  served = []
+  for scale in (1.0, 8.0):  # a power of two: not one rounding differs
+    tables = {name: table * (scale if name == side else 1.0) for name, table in params.items()}
+    vectors = unlearn(jax.random.key(1), MF, tables, data, forget, quick(phantoms=False)).state.vectors
+    served.append(np.asarray(vectors.user @ vectors.item.T) / scale)
+  np.testing.assert_allclose(*served, rtol=1e-5, atol=1e-6)
+  assert not np.allclose(served[0], params["user"] @ params["item"].T, atol=1e-4)

@@ -209,6 +209,16 @@ def test_requests_by_id_and_the_empty_request(fitted):
   assert np.all(np.isfinite(unlearner.scorer(served).scores(np.arange(40))))
 
 
+def test_the_pure_function_refuses_what_the_others_refuse(fitted):
+  state = fitted()
+  with pytest.raises(ValueError, match="resolve it first"):
+    unlearn(KEY, MF, state, Request(users=[3]), quick())
+  with pytest.raises(ValueError, match="delete the model instead"):
+    unlearn(KEY, MF, state, state.interactions, quick())
+  nothing = state.interactions.select(np.zeros(len(state.interactions), bool))
+  assert unlearn(KEY, MF, state, nothing, quick()).state is state
+
+
 def test_what_is_not_defined_is_refused(fitted):
   state = fitted()
   attention = ShardConfig(train=TRAIN, aggregate=AggregateConfig(kind="attention"))
