@@ -44,10 +44,15 @@ def test_importing_starts_no_device():
 
 
 @pytest.mark.slow
-def test_the_readme_runs_and_says_the_truth():
+def test_the_readme_runs_and_says_the_truth(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)  # its second part reads a file of sales, and writes beside it
+  names = [("ann", "bob", "cem", "dua", "eli")[n % 5] for n in range(40)]
+  sales = [f"{name},sku-{(7 * n) % 11}" for n, name in enumerate(names)]
+  (tmp_path / "shop.csv").write_text("\n".join(["customer,sku", "bob,sku-7", *sales]) + "\n")
   readme = (ROOT / "README.md").read_text(encoding="utf-8")
   names = {"__name__": "readme"}
   exec("\n".join(re.findall(r"```python\n(.*?)```", readme, re.DOTALL)), names)
   assert names["method"].guarantee == "exact"
   assert names["top"].by_popularity.tolist() == [True, False] and names["top"].item_ids.shape == (2, 10)
-  assert not (names["state"].interactions.user == 3).any()
+  assert not (names["state"].interactions.user == names["shop"].users.encode(["ann"])[0]).any()
+  assert names["info"]["num_forgotten"] == 1 and names["meta"]["model"] == "bprmf"
