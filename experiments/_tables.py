@@ -99,7 +99,7 @@ _RELEASED = {
   "lightgcn": (_SHARED, f"receraser[{_LAST}]", f"receraser-released[{_LAST}]", _LABELS),
 }
 _RELEASED_L2 = "receraser-released[shared_positives=True+aggregate.row_l2=0.004+aggregate.train.num_epochs=40]"
-_L2 = {  # L2 as in RecEraser's README, which its code leaves out for WMF; LightGCN: nine tenths of its README's less
+_L2 = {  # L2 as in RecEraser's README, which its code leaves out for WMF; LightGCN: a tenth of its README's
   model: ("--dataset=ml-1m-receraser", f"--models={model}", f"--epochs={epochs}", "--pairs=1", *more)
   for model, epochs, more in (
     ("bprmf", 90, ("--shards.bprmf.l2=0.01",)),

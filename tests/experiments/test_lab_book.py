@@ -132,6 +132,24 @@ def test_lightul_as_published():
     assert float(row["printed"]) == paper["utility.ndcg@20"] and float(row["printed AUC"]) == paper[METRICS["AUC"]]
 
 
+def test_grapheraser_by_partition_and_l2():
+  """Its rows of RecEraser's table 3: shards as tuned and as the code has them, beside the printed numbers."""
+  printed = json.loads((_readme.KEPT.parent / "printed.json").read_text("utf-8"))["receraser"]["cells"]
+  rows = tables("model | GraphEraser's partition")
+  assert len(rows) == 10
+  for row in rows:
+    method = "grapheraser" + ("[partition=blpa]" if row["GraphEraser's partition"] == "label propagation" else "")
+    paths = _readme.KEPT.glob(f"*/2ffa2933/ml-1m-receraser/{row['model']}/{method.replace('[', '[[]')}/result.json")
+    found = [json.loads(path.read_text("utf-8")) for path in paths]
+    l2 = float(row["shards'"].rpartition("L2 ")[2])
+    (result,) = [one for one in found if one["config"]["shard_model"]["l2"] == l2]
+    assert int(row["seeds"]) == len(result["seeds"]), row
+    for name in ("Recall@20", "NDCG@20"):
+      check(row[name], result, f"utility.{name.lower()}", row)
+      paper = printed[f"ml-1m-receraser/{row['model']}/grapheraser"][f"utility.{name.lower()}"]
+      assert float(row[f"printed {name}"]) == paper, row
+
+
 def test_lightul_objectives():
   """Of each objective what is served, NDCG@20 and AUC, and NDCG@20 of the vectors before whitening."""
   rows = tables("objective | model | seeds")
