@@ -203,8 +203,8 @@ TABLES: dict[str, Table] = {
     paper="receraser", alias={name: name.partition("[")[0] for names in _RELEASED.values() for name in names},
   ),
   "receraser-3-l2": Table(
-    title="RecEraser, table 3, with less L2 in shards (BPRMF 1e-2 and WMF none, as its code; LightGCN 1e-4): RecEraser as "
-    "released, with hardly any L2 of aggregated vectors; GraphEraser by label propagation",
+    title="RecEraser, table 3, with less L2 in shards (BPRMF 1e-2 and WMF none, as its code; LightGCN 1e-4): RecEraser "
+    "as released, with hardly any L2 of aggregated vectors; GraphEraser by label propagation",
     metrics=("utility.recall@20", "utility.ndcg@20", "efficiency.unlearn_seconds"),
     parts={
       "bprmf-receraser": Part(
