@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from flax import struct
 
 from jaxunlearn import _present_rows, losses, optimizers
 from jaxunlearn._present_rows import PresentRows
-from jaxunlearn._validate import check_choice, check_non_negative, check_positive
+from jaxunlearn._validate import check_choice, check_non_negative, check_whole
 from jaxunlearn.base import Batch, Context, Embeddings, Model, Params, Scorer, inner_product_score
 from jaxunlearn.data.interactions import Interactions
 from jaxunlearn.graph import Graph, propagate
@@ -36,17 +37,21 @@ class AggregateConfig:
   attention_dim: int = 32  # k, width of the attention layer, ≥ 1
   l2: float = 1e-5  # weight of ½‖·‖² of transfer maps and biases, ≥ 0
   row_l2: float = 1e-2  # weight of ½‖·‖² of a batch's aggregated vectors, as the base models have of their rows, ≥ 0
-  mask_absent: bool = True  # a shard has no say about a user or item without a pair there: zeros, no attention
+  # a shard has no say about a user or item without a pair there: zeros, no attention (NeuMF's tower, under mean and
+  # static, makes of a row of zeros what it makes of any)
+  mask_absent: bool = True
   mean_weight: float = 1.25  # of the mean's scores in "combined", both in units of their standard deviation, ≥ 0
   propagate_last: bool = False  # LightGCN: aggregate layer 0, then propagate over all retained pairs, as released
   transfer: bool = True  # attention: W_i and b_i map shards' vectors into one space; False: LightUL's port has none
 
   def __post_init__(self) -> None:
     check_choice("kind", self.kind, KINDS)
-    check_positive("attention_dim", self.attention_dim)
+    check_whole("attention_dim", self.attention_dim)
     check_non_negative("l2", self.l2)
     check_non_negative("row_l2", self.row_l2)
     check_non_negative("mean_weight", self.mean_weight)
+    if math.isinf(self.mean_weight):
+      raise ValueError('Expected a finite mean_weight, got inf; kind="mean" serves the mean alone.')
     check_choice("train.optimizer of an aggregator", self.train.optimizer, tuple(optimizers.DENSE))
     if self.propagate_last and self.kind != "attention":
       raise ValueError(

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from jaxunlearn._validate import check_fraction, check_positive
+from jaxunlearn._validate import check_fraction, check_whole
 from jaxunlearn.base import State, Unlearner
 from jaxunlearn.data.forget import sample_forget
 from jaxunlearn.data.interactions import Interactions
@@ -20,6 +20,7 @@ from jaxunlearn.metrics.completeness import auc
 from jaxunlearn.metrics.membership import standardised_scores
 from jaxunlearn.partition._types import host_rng
 
+_FEWEST = 30  # held-out pairs
 TARGET = 0.5  # AUC of forgotten against held-out pairs after exact retraining
 
 
@@ -30,7 +31,8 @@ class Calibration(NamedTuple):
     best: index of the candidate whose mean AUC is nearest to 0.5.
     auc: float [C, T], of each candidate after each trial request; NaN for those that `stop` left out.
     before: float [T], the same before the request.
-    standard_error: of a candidate's mean over trials, if it is at 0.5 and pairs are independent.
+    standard_error: of a candidate's mean over trials, if it is at 0.5 and pairs are independent; of few held-out pairs
+      too small, since it leaves out what is fitted to them (by a tenth at 30, a twentieth at 200).
     bracketed: whether some candidate forgets too little and some too much; otherwise a stronger or a weaker one than
       all of them may be nearer.
   """
@@ -80,7 +82,7 @@ def calibrate(
 
   Raises:
     ValueError: no candidates, an argument out of range, interactions that are not the state's, or held-out pairs that
-      were trained on.
+      were trained on or are fewer than 30.
 
   Guarantee: none for single requests, and none against a stronger attack: on ml-1m, LightGCN, L2UnRank's preset is at
   0.505 here, and a likelihood ratio with shadow models sees its trace at 0.551. What is far from 0.5 has not forgotten
@@ -93,11 +95,14 @@ def calibrate(
     ours.
   """
   check_fraction("ratio", ratio)
-  check_positive("num_trials", num_trials)
+  check_whole("num_trials", num_trials)
   if not candidates:
     raise ValueError("Expected candidates to try, got none.")
-  if not len(held_out):
-    raise ValueError("Expected held_out pairs, got none; train on a part of the pairs and hold out the others.")
+  if len(held_out) < _FEWEST:
+    raise ValueError(
+      f"Expected at least {_FEWEST} held_out pairs, to which six numbers are fitted, got {len(held_out) or 'none'}; "
+      "train on a part of the pairs and hold out the others."
+    )
   own = getattr(state, "interactions", interactions)
   if own.digest() != interactions.digest():
     raise ValueError(

@@ -65,7 +65,7 @@ def kmeans(
     key: PRNG key.
     points: float [N, d].
     present: bool [N].
-    num_clusters: k ≤ number of present points (more only repeats points).
+    num_clusters: k ≤ N; more than the present points repeat some of them.
     num_iterations: Lloyd iterations; the loop ends early when no assignment changes.
   """
   weight = present.astype(points.dtype)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -91,9 +91,7 @@ def bandwagon(
 
   fake = Interactions.from_pairs(fake_user, np.concatenate(profiles), num_users=num_users, num_items=train.num_items)
   users = dataset.users.decode(np.arange(train.num_users))
-  made = (
-    [f"spam-{n}" for n in range(num_fake)] if dataset.users.kind == "str" else users.max() + 1 + np.arange(num_fake)
-  )
+  made: Any = users.max() + 1 + np.arange(num_fake) if dataset.users.kind != "str" else _new_names(users, num_fake)
   spammed = dataclasses.replace(
     dataset,
     train=widened(train).union(fake),
@@ -104,6 +102,14 @@ def bandwagon(
     timestamp=None,
   )
   return Scenario(spammed, fake, np.flatnonzero(real_degree > 0).astype(np.int32), targets)
+
+
+def _new_names(users: np.ndarray, count: int) -> list[str]:
+  """spam-0, spam-1, …, numbered on from those that are there."""
+  first = 1 + max(
+    [int(n) for name in users.tolist() if (n := name.removeprefix("spam-")) != name and n.isdigit()] or [-1]
+  )
+  return [f"spam-{n}" for n in range(first, first + count)]
 
 
 def sensitive_category(

@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from jaxunlearn._validate import check_choice, check_fraction, check_positive
+from jaxunlearn._validate import check_choice, check_fraction, check_whole
 from jaxunlearn.data._files import atomic_writer
 from jaxunlearn.data.interactions import Interactions
 
@@ -91,7 +91,7 @@ class Split:
 
 def _checked_ratios(ratios: Sequence[float]) -> tuple[float, float, float]:
   ratios = tuple(float(r) for r in ratios)
-  if len(ratios) != 3 or min(ratios) < 0 or ratios[0] == 0 or abs(sum(ratios) - 1) > 1e-6:
+  if len(ratios) != 3 or not all(r >= 0 for r in ratios) or ratios[0] == 0 or not abs(sum(ratios) - 1) <= 1e-6:
     raise ValueError(f"Expected ratios=(train, validation, test), each >= 0, train > 0, sum 1; got {ratios}.")
   return ratios
 
@@ -178,7 +178,7 @@ def leave_n_out(
   Raises:
     ValueError: n < 1, or timestamps that do not fit the pairs.
   """
-  check_positive("n", n)
+  check_whole("n", n)
   if isinstance(order, np.random.Generator):
     keys = order.random(len(interactions))
   else:

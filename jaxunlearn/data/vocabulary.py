@@ -31,6 +31,8 @@ def as_ids(values: Any, name: str = "ids") -> np.ndarray:
   else:
     listed = list(values)
     kinds = {_kind_of(value) for value in listed}
+    if ended := [value for value in listed if isinstance(value, str) and value.endswith("\0")]:
+      raise ValueError(f"Expected {name} that do not end in a NUL, which NumPy drops, got {ended[0]!r}; strip it.")
     if len(kinds) > 1 or not kinds <= {"an integer", "a string"}:
       got = ", ".join(sorted(kinds))
       raise ValueError(f"Expected {name} all integers or all strings, got {got}; convert them first.")

@@ -187,16 +187,26 @@ def memorisation(shadow: np.ndarray, included: np.ndarray) -> np.ndarray:
     included: bool [S, P], whether that model was trained on the pair.
 
   Raises:
-    ValueError: shapes differ, or a pair is in all of the shadow models or in none.
+    ValueError: shapes differ, a score is not finite, or a pair is in all of the shadow models or in none.
   """
   inside, outside = _both_sides(shadow, included)
   return np.asarray(np.nanmean(inside, axis=0) - np.nanmean(outside, axis=0))
 
 
+def _truths(name: str, values: np.ndarray) -> np.ndarray:
+  """As bool; ValueError where there is another number than 0 and 1."""
+  array = np.asarray(values)
+  if not np.isin(array, (0, 1)).all():
+    raise ValueError(f"Expected {name} as booleans, or 0 and 1, got {array!r:.60}.")
+  return array.astype(bool)
+
+
 def _both_sides(shadow: np.ndarray, included: np.ndarray, least: int = 1) -> tuple[np.ndarray, np.ndarray]:
-  shadow, included = np.asarray(shadow, np.float64), np.asarray(included, bool)
+  shadow, included = np.asarray(shadow, np.float64), _truths("included", included)
   if shadow.shape != included.shape or shadow.ndim != 2:
     raise ValueError(f"Expected shadow and included of one shape [S, P], got {shadow.shape} and {included.shape}.")
+  if not np.isfinite(shadow).all():
+    raise ValueError(f"Expected finite shadow scores, got {int((~np.isfinite(shadow)).sum())} others of {shadow.size}.")
   fewest = min(int(included.sum(axis=0).min()), int((~included).sum(axis=0).min()))
   if fewest < least:
     raise ValueError(
@@ -222,7 +232,7 @@ def likelihood_ratio(
       estimates of single variances are noise.
 
   Raises:
-    ValueError: shapes differ, or a pair has fewer than two shadow models on a side.
+    ValueError: shapes differ, a score is not finite, or a pair has fewer than two shadow models on a side.
 
   References:
     Carlini et al., Membership Inference Attacks From First Principles, IEEE S&P 2022, algorithm 1.
@@ -230,6 +240,8 @@ def likelihood_ratio(
   observed = np.asarray(observed, np.float64)
   if observed.shape != np.shape(shadow)[1:]:
     raise ValueError(f"Expected observed of shape {np.shape(shadow)[1:]}, got {observed.shape}.")
+  if not np.isfinite(observed).all():
+    raise ValueError(f"Expected finite observed scores, got {int((~np.isfinite(observed)).sum())} others.")
   sides = _both_sides(shadow, included, least=2)
   if per_pair_variance is None:
     per_pair_variance = min(int(np.isfinite(side).sum(axis=0).min()) for side in sides) >= 32
@@ -273,7 +285,7 @@ def trained_attack(
     ValueError: shapes differ, a value is not finite, or only one label occurs.
   """
   features, attacked = np.asarray(features, np.float64), np.asarray(attacked, np.float64)
-  target = np.asarray(labels, np.float64)
+  target = _truths("labels", labels).astype(np.float64)
   if features.ndim != 2 or attacked.ndim != 2 or features.shape[1] != attacked.shape[1]:
     raise ValueError(f"Expected features [N, F] and attacked [P, F], got {features.shape} and {attacked.shape}.")
   if target.shape != features.shape[:1] or not 0 < target.sum() < target.size:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxunlearn._validate import check_positive
+from jaxunlearn._validate import check_whole
 from jaxunlearn.base import Scorer
 from jaxunlearn.data.interactions import Interactions
 from jaxunlearn.metrics import _chunks
@@ -135,7 +135,7 @@ def unranking(
     ValueError: no forgotten pair, a k < 1, or as `forgotten_ranks`.
   """
   for k in ks:
-    check_positive("k", k)
+    check_whole("k", k)
   if not len(forget):
     raise ValueError("Expected at least one forgotten pair to rank, got none.")
   ranks = forgotten_ranks(scorer, forget, mask=mask, chunk_size=chunk_size)

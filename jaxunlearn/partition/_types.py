@@ -91,11 +91,14 @@ class Partition:
     return float(self.sizes().max() * self.num_shards / len(self)) if len(self) else 1.0
 
   def select(self, keep: np.ndarray) -> Partition:
-    """Of the retained pairs alone: `keep` (bool [N], or ascending row numbers) as for `Interactions.select`."""
+    """Of the retained pairs alone: `keep` (bool [N], or ascending row numbers) as for `Interactions.select`.
+
+    `info` stays behind: it was counted over all pairs.
+    """
     keep = np.asarray(keep)
     if keep.dtype == bool and keep.shape != self.shard.shape:
       raise ValueError(f"Expected keep as bool [{len(self)}], one a pair, got shape {list(keep.shape)}.")
-    return dataclasses.replace(self, shard=self.shard[keep])
+    return dataclasses.replace(self, shard=self.shard[keep], info={})
 
   def shards(self, interactions: Interactions) -> list[Interactions]:
     """K Interactions over the full user and item axes (positions as they were), some of them perhaps empty.

@@ -12,7 +12,7 @@ import numpy as np
 from flax import struct
 
 from jaxunlearn import partition as partitions
-from jaxunlearn._validate import check_own_vectors, check_positive
+from jaxunlearn._validate import check_own_vectors, check_trained, check_whole
 from jaxunlearn.aggregate import AggregateConfig, aggregated_scorer, check_aggregates, fit_aggregator, shard_vectors
 from jaxunlearn.base import Model, Params, Scorer, Unlearner, UnlearnResult
 from jaxunlearn.data.interactions import Interactions, capacity_for
@@ -41,7 +41,7 @@ class ShardConfig:
   placement: Placement = Placement()
 
   def __post_init__(self) -> None:
-    check_positive("num_slices", self.num_slices)
+    check_whole("num_slices", self.num_slices)
     if self.early_stopping and self.num_slices > 1:
       raise ValueError(f"Expected num_slices=1 with early_stopping, got {self.num_slices}; stages have fixed epochs.")
 
@@ -56,7 +56,8 @@ class ShardedState(struct.PyTreeNode):
     interactions: the retained pairs; nothing that was forgotten.
     partition: the shard of each retained pair.
     slices: int32 [N], the slice of each retained pair.
-    capacity: pairs that a shard's arrays are padded to.
+    capacity: pairs that a shard's arrays are padded to: a power of two of the fit, kept so that a request compiles
+      nothing. All of forgotten pairs that it tells is the size class of what the largest shard once held.
   """
 
   params: tuple[Params, ...]
@@ -251,6 +252,25 @@ def sharded_scorer(model: Model, config: ShardConfig, state: ShardedState) -> Sc
   return aggregated_scorer(model, _vectors(model, config, state), state.aggregator, config.aggregate)
 
 
+def _kind_of(aggregator: Params) -> str:
+  if not aggregator:
+    return "mean"
+  return "static" if "logits" in aggregator else "attention"
+
+
+def check_state(name: str, state: Any, config: ShardConfig) -> None:
+  """Raises ValueError for a state that a method of this configuration did not fit: it would be misread, silently."""
+  if not isinstance(state, ShardedState):
+    raise ValueError(f"Expected a ShardedState, which {name} fits, got {type(state).__name__}: another method's.")
+  kind = "attention" if config.aggregate.kind == "combined" else config.aggregate.kind
+  wanted, found = (config.num_slices, kind), (len(state.stages[0]) + 1, _kind_of(state.aggregator))
+  if wanted != found:
+    raise ValueError(
+      f"Expected a state of num_slices={wanted[0]} and an aggregator of kind {wanted[1]!r}, as {name} is configured "
+      f"here, got one of num_slices={found[0]} and {found[1]!r}; use the configuration of the fit."
+    )
+
+
 def sharded(
   model: Model,
   config: ShardConfig,
@@ -263,9 +283,11 @@ def sharded(
 
   Raises:
     ValueError: the model is `frozen`: its vectors came from elsewhere, and nothing here trains them anew. Or submodels
-      of its kind cannot be put together so.
+      of its kind cannot be put together so. Or the model is not trained. Of a request, and of serving: the state was
+      fitted by another method, or with another number of slices or aggregator.
   """
   check_own_vectors(name, model)
+  check_trained(name, model)
   check_aggregates(model, config.aggregate)
 
   def fit_fn(key: jax.Array, interactions: Interactions) -> ShardedState:
@@ -274,18 +296,21 @@ def sharded(
     return fit_sharded(key, model, interactions, made, config, progress=progress)
 
   def unlearn_fn(key: jax.Array, state: ShardedState, request: Request | Interactions) -> UnlearnResult:
+    check_state(name, state, config)
     forget = resolve(request, state.interactions)
     if not len(forget):
       return UnlearnResult(state, {"num_forgotten": 0, "seconds": 0.0, "num_shards_retrained": 0})
     return unlearn_sharded(key, model, state, forget, config, progress=progress)
 
   def refit_fn(key: jax.Array, state: ShardedState) -> ShardedState:
+    check_state(name, state, config)
     return fit_sharded(
       key, model, state.interactions, state.partition, config,
       slices=np.asarray(state.slices), capacity=state.capacity, progress=progress,
     )  # fmt: skip
 
   def scorer(state: ShardedState) -> Scorer:
+    check_state(name, state, config)
     return sharded_scorer(model, config, state)
 
   if config.shared_positives:

@@ -151,6 +151,8 @@ def laser(
     return _chain(key, model, train, config, interactions, made, 0, (), capacities, progress)
 
   def unlearn_fn(key: jax.Array, state: LASERState, request: Request | Interactions) -> UnlearnResult:
+    if not isinstance(state, LASERState):
+      raise ValueError(f"Expected a LASERState, which laser fits, got {type(state).__name__}: another method's.")
     forget = resolve(request, state.interactions)
     if not len(forget):
       return UnlearnResult(state, {"num_forgotten": 0, "seconds": 0.0, "num_groups_retrained": 0})

@@ -1,11 +1,14 @@
 """Spam profiles and sensitive categories: what they add, what they forget, and what they leave as it was."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
 from jaxunlearn.data import Interactions
 from jaxunlearn.data.dataset import Dataset
 from jaxunlearn.data.scenarios import bandwagon, sensitive_category
+from jaxunlearn.data.synthetic import SyntheticConfig, generate
 from jaxunlearn.data.vocabulary import Vocabulary
 
 NUM_USERS, NUM_ITEMS = 200, 80
@@ -90,3 +93,11 @@ def test_spam_that_cannot_be_made_is_refused(changes, words):
 def test_a_category_that_nobody_can_ask_for_is_refused(items, changes, words):
   with pytest.raises(ValueError, match=words):
     sensitive_category(np.random.default_rng(0), dataset(), np.array(items), **changes)
+
+
+def test_spam_upon_spam_is_numbered_on():
+  data = generate(SyntheticConfig(num_users=40, num_items=60, num_pairs=600)).dataset
+  named = dataclasses.replace(data, users=Vocabulary([f"user-{n}" for n in range(data.num_users)]))
+  once = bandwagon(np.random.default_rng(0), named, num_targets=1, num_popular=2).dataset
+  twice = bandwagon(np.random.default_rng(1), once, num_targets=1, num_popular=2).dataset
+  assert len(set(twice.users.ids.tolist())) == twice.num_users > once.num_users > data.num_users

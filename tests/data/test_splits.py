@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 
 from jaxunlearn.data import Interactions, Split, hold_out, leave_n_out, random_split, time_split
+from tests.small import random_pairs
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -175,3 +176,11 @@ def test_save_names_the_path_it_cannot_write(tmp_path):
   split = Split(whole.select(np.array([True, False])), whole.select(np.zeros(2, bool)), whole.select(np.array([1])))
   with pytest.raises(OSError, match="absent/split.npz"):
     split.save(tmp_path / "absent" / "split.npz")
+
+
+def test_shares_and_numbers_that_are_none_are_refused():
+  data = random_pairs()
+  with pytest.raises(ValueError, match="Expected ratios"):
+    random_split(np.random.default_rng(0), data, (0.8, float("nan"), 0.1))
+  with pytest.raises(ValueError, match="n=1.5 to be a whole number"):
+    leave_n_out(np.random.default_rng(0), data, 1.5)

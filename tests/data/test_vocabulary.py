@@ -102,3 +102,9 @@ def test_ids_cannot_be_changed_behind_the_lookup():
   assert vocabulary.ids.tolist() == [5, 6]
   with pytest.raises(ValueError, match="read-only"):
     vocabulary.ids[0] = 1
+
+
+def test_an_id_that_numpy_would_cut_is_refused():
+  """A trailing NUL is dropped in an array of strings: an unknown id would be somebody else's."""
+  with pytest.raises(ValueError, match="do not end in a NUL"):
+    Vocabulary(["a", "b"]).encode(["a\0"])

@@ -195,3 +195,19 @@ def test_a_game_whose_answer_is_known():
     assert low < found.auc < high  # Φ(effect / (noise √2)) = 0.921 at best
     blind = membership.attack_result(observed[member], observed[~member], num_bootstrap=10)
     assert abs(blind.auc - 0.5) < 0.2
+
+
+def test_labels_and_scores_that_are_none_are_refused():
+  rng = np.random.default_rng(0)
+  with pytest.raises(ValueError, match="labels as booleans, or 0 and 1"):
+    membership.trained_attack(rng.normal(size=(6, 2)), np.array([1, -1, 1, -1, 1, 1]), rng.normal(size=(2, 2)))
+  shadow, included = rng.normal(size=(8, 5)), membership.shadow_halves(rng, 8, 5)
+  with pytest.raises(ValueError, match="included as booleans"):
+    membership.memorisation(shadow, included * 0.3)
+  with pytest.raises(ValueError, match="finite observed scores, got 1"):
+    membership.likelihood_ratio(np.array([0, 0, np.nan, 0, 0]), shadow, included)
+  shadow[3, 2] = np.nan
+  for attack in (lambda: membership.likelihood_ratio(np.zeros(5), shadow, included),
+                 lambda: membership.memorisation(shadow, included)):  # fmt: skip
+    with pytest.raises(ValueError, match="finite shadow scores, got 1 others of 40"):
+      attack()

@@ -344,3 +344,34 @@ def test_stage_epochs_do_the_work_of_one_run():
 def test_bad_settings_are_named(make, match):
   with pytest.raises(ValueError, match=match):
     make()
+
+
+def test_a_state_of_another_configuration_is_not_misread():
+  """With another number of slices a request retrained nothing, or left pairs out, and said nothing of it."""
+  data, key, train = random_pairs(), jax.random.key(0), TrainConfig(num_epochs=1, batch_size=64)
+  model = models.bprmf(models.BPRMFConfig(embedding_dim=4))
+  sliced, plain = (sisa(model, train, SISAConfig(num_shards=2, num_slices=slices)) for slices in (3, 1))
+  state = sliced.fit(key, data)
+  some = Request(pairs=[(int(data.user[0]), int(data.item[0]))])
+  for call in (lambda: plain.unlearn(key, state, some), lambda: plain.scorer(state), lambda: plain.refit(key, state)):
+    with pytest.raises(ValueError, match="num_slices=1 and an aggregator of kind 'mean'.*got one of num_slices=3"):
+      call()
+  weighted = grapheraser(model, train, GraphEraserConfig(num_shards=2))
+  with pytest.raises(ValueError, match="kind 'mean', as sisa is configured here, got one of num_slices=1 and 'static'"):
+    plain.scorer(weighted.fit(key, data))
+  with pytest.raises(ValueError, match="Expected a ShardedState, which sisa fits, got ModelState"):
+    plain.unlearn(key, retrain(model, train).fit(key, data), some)
+  with pytest.raises(ValueError, match="Expected a LASERState, which laser fits, got ShardedState"):
+    laser(model, train).unlearn(key, state, some)
+  with pytest.raises(ValueError, match="sisa"):
+    sisa(models.popularity(), train)
+
+
+def test_what_a_partition_counted_over_all_pairs_does_not_outlive_a_request():
+  data, key, train = random_pairs(), jax.random.key(0), TrainConfig(num_epochs=1, batch_size=64)
+  method = grapheraser(
+    models.bprmf(models.BPRMFConfig(embedding_dim=4)), train, GraphEraserConfig(num_shards=2, partition="blpa")
+  )
+  state = method.fit(key, data)
+  assert state.partition.info["within"] > 0
+  assert not method.unlearn(key, state, Request(users=[3])).state.partition.info
