@@ -84,7 +84,7 @@ def test_leave_n_out_at_random_leaves_everyone_a_training_pair():
   whole = Interactions.from_pairs([0, 0, 0, 1, 1], [0, 1, 2, 0, 1])
   split = leave_n_out(np.random.default_rng(0), whole, 1)
   assert split.train.user_degrees().tolist() == [1, 2]
-  with pytest.raises(ValueError, match="n=0 > 0"):
+  with pytest.raises(ValueError, match="n=0 to be a whole number > 0"):
     leave_n_out(np.random.default_rng(0), whole, 0)
 
 
