@@ -220,7 +220,7 @@ TABLES: dict[str, Table] = {
     paper="receraser", alias={name: name.partition("[")[0] for name in (_RELEASED_L2, _LABELS)},
   ),
   "receraser-3-longer": Table(
-    title="RecEraser, table 3, SISA with three times the epochs a shard",
+    title="RecEraser, table 3, SISA with three times the epochs a shard; GraphEraser on WMF without L2, as its code",
     metrics=("utility.recall@20", "utility.ndcg@20", "efficiency.unlearn_seconds"),
     parts={
       "bprmf": Part(
@@ -228,10 +228,11 @@ TABLES: dict[str, Table] = {
                "--shards.train.num_epochs=150", f"--methods=sisa,{_SHARED}"),
         seeds=2,
       ),
+      "wmf": Part(flags=(*_L2["wmf"], "--shards.train.num_epochs=150", f"--methods={_LABELS}"), seeds=2),
     },
-    kept=("longer/2ffa2933", "shards/2ffa2933/ml-1m-receraser/bprmf/original",
-          "shards/2ffa2933/ml-1m-receraser/bprmf/retrain"),
-    paper="receraser", alias={_SHARED: "sisa"},
+    kept=("longer/2ffa2933", *(f"shards/2ffa2933/ml-1m-receraser/{model}/{method}" for model in ("bprmf", "wmf")
+                               for method in ("original", "retrain"))),
+    paper="receraser", alias={_SHARED: "sisa", _LABELS: "grapheraser"},
   ),
   "lightul-interactions": Table(
     title="LightUL, tables 2, 3 and 4: 1 % of the interactions forgotten", metrics=_PRINTED, parts=_lightul("intr"),

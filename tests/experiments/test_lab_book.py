@@ -9,6 +9,7 @@ import pytest
 
 from experiments import _readme, _results
 from experiments._tables import CLOSE, TABLES
+from jaxunlearn.recipes import recipe
 
 TEXT = (Path(__file__).parents[2] / "BUILD_NOTES.md").read_text("utf-8")
 FOLDERS = {
@@ -136,13 +137,17 @@ def test_grapheraser_by_partition_and_l2():
   """Its rows of RecEraser's table 3: shards as tuned and as the code has them, beside the printed numbers."""
   printed = json.loads((_readme.KEPT.parent / "printed.json").read_text("utf-8"))["receraser"]["cells"]
   rows = tables("model | GraphEraser's partition")
-  assert len(rows) == 10
+  assert len(rows) == 11
   for row in rows:
     method = "grapheraser" + ("[partition=blpa]" if row["GraphEraser's partition"] == "label propagation" else "")
     paths = _readme.KEPT.glob(f"*/2ffa2933/ml-1m-receraser/{row['model']}/{method.replace('[', '[[]')}/result.json")
     found = [json.loads(path.read_text("utf-8")) for path in paths]
-    l2 = float(row["shards'"].rpartition("L2 ")[2])
-    (result,) = [one for one in found if one["config"]["shard_model"]["l2"] == l2]
+    l2, _, epochs = row["shards'"].rpartition("L2 ")[2].partition(", ")
+    wanted = float(l2), int(epochs.removesuffix(" epochs") or recipe(row["model"], "shards").train_config.num_epochs)
+    (result,) = [
+      one for one in found
+      if (one["config"]["shard_model"]["l2"], one["config"]["shard_train"]["num_epochs"]) == wanted
+    ]  # fmt: skip
     assert int(row["seeds"]) == len(result["seeds"]), row
     for name in ("Recall@20", "NDCG@20"):
       check(row[name], result, f"utility.{name.lower()}", row)
