@@ -218,8 +218,13 @@ TABLES: dict[str, Table] = {
         f"{model}-grapheraser": Part(flags=(*flags, f"--methods={_LABELS}{more}"), seeds=2)
         for (model, flags), more in zip(_L2.items(), (",grapheraser", ",grapheraser", ""), strict=True)
       },
+      "yelp2018-bprmf-grapheraser": Part(
+        flags=("--dataset=yelp2018", "--models=bprmf", *_SPARSE, "--pairs=1", "--shards.bprmf.l2=0.01",
+               f"--methods={_LABELS}"),
+        seeds=1,
+      ),
     },
-    kept=("released-l2/2ffa2933", *(f"shards/2ffa2933/ml-1m-receraser/{model}/{method}" for model in _L2
+    kept=("released-l2/2ffa2933", "released-l2/c583a12b", "shards/c583a12b/yelp2018/bprmf/retrain", *(f"shards/2ffa2933/ml-1m-receraser/{model}/{method}" for model in _L2
                                     for method in ("original", "retrain"))),
     paper="receraser", alias={name: name.partition("[")[0] for name in (_RELEASED_L2, _LABELS)},
   ),
