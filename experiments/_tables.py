@@ -224,8 +224,10 @@ TABLES: dict[str, Table] = {
         seeds=1,
       ),
     },
-    kept=("released-l2/2ffa2933", "released-l2/c583a12b", "shards/c583a12b/yelp2018/bprmf/retrain", *(f"shards/2ffa2933/ml-1m-receraser/{model}/{method}" for model in _L2
-                                    for method in ("original", "retrain"))),
+    kept=(
+      "released-l2/2ffa2933", "released-l2/c583a12b", "shards/c583a12b/yelp2018/bprmf/retrain",
+      *(f"shards/2ffa2933/ml-1m-receraser/{model}/{method}" for model in _L2 for method in ("original", "retrain")),
+    ),
     paper="receraser", alias={name: name.partition("[")[0] for name in (_RELEASED_L2, _LABELS)},
   ),
   "receraser-3-longer": Table(
