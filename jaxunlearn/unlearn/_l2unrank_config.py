@@ -58,7 +58,8 @@ class L2UnRankConfig:
     bring the AUC of completeness to Retrain's on ml-1m, 1 % of the interactions, seed 0, and are held fixed on
     everything else. neumf's training ends far from a minimum, so without damping the step forgets far too much; 0.02
     puts forgotten items out of the top 50 as often as retraining does, chosen likewise; larger requests cost more
-    (10 % of the pairs: 8 % of NDCG@20, with 0.05 3 %, and then too few items leave).
+    (10 % of the pairs: 8 % of NDCG@20, with 0.05 3 %, and then too few items leave). By scores, as `calibrate` looks at
+    them, 0.02 forgets too much and 0.05 what retraining does (BUILD_NOTES, "Calibration").
     """
     check_preset(model, (*_STEPS, *_DAMPING))
     given: dict[str, Any] = {"hops": 1 if model == "lightgcn" else 0, "step": _STEPS.get(model, 1.0)}
