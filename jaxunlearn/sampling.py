@@ -41,7 +41,7 @@ def epoch_order(key: jax.Array, count: jax.Array, capacity: int) -> jax.Array:
     capacity: static length of the result.
   """
   count = jnp.asarray(count, jnp.int32)
-  bits = jnp.maximum(2, 32 - jax.lax.clz(count - 1)).astype(jnp.uint32)
+  bits = jnp.maximum(2, 32 - jax.lax.clz(jnp.maximum(count, 1) - 1)).astype(jnp.uint32)
   low = bits // 2
   high = bits - low
   index = jnp.arange(1 << max(2, (capacity - 1).bit_length()), dtype=jnp.uint32)  # the whole domain, or more

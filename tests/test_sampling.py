@@ -192,6 +192,7 @@ def test_an_order_in_arrays_of_any_length_visits_every_pair_once():
   for capacity in (1, 3, 5, 100, 4865, 5000):
     order = sampling.epoch_order(jax.random.key(0), jnp.int32(capacity), capacity)
     np.testing.assert_array_equal(np.sort(order), np.arange(capacity))
+  assert not sampling.epoch_order(jax.random.key(0), jnp.int32(0), 1 << 18).any()  # of an empty shard
 
 
 def test_x64_draws_what_is_drawn_without():
