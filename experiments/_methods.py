@@ -300,7 +300,8 @@ def run_own(
   if hasattr(config, "aggregate"):
     config = dataclasses.replace(config, aggregate=AggregateConfig(kind="mean"))
   quick = factory(model, dataclasses.replace(train, num_epochs=1), config, progress=False, **options)
-  _, cold = _timed(lambda: quick.unlearn(key, state, forget))
+  bare = state.replace(aggregator={}) if hasattr(config, "aggregate") else state  # compiles the submodels' training
+  _, cold = _timed(lambda: quick.unlearn(key, bare, forget))
   result, seconds = _timed(lambda: unlearner.unlearn(key, state, forget))
   compile_seconds = max(0.0, cold - result.info["seconds"] / train.num_epochs)
   outcome = _outcome(result, unlearner.scorer(result.state), measure, seconds, compile_seconds)

@@ -40,8 +40,9 @@ def epoch_order(key: jax.Array, count: jax.Array, capacity: int) -> jax.Array:
     count: int32 scalar, may be traced; at most `capacity`.
     capacity: static length of the result.
   """
-  count = jnp.asarray(count, jnp.int32)
-  bits = jnp.maximum(2, 32 - jax.lax.clz(jnp.maximum(count, 1) - 1)).astype(jnp.uint32)
+  bits = jnp.maximum(2, jnp.ceil(jnp.log2(jnp.maximum(count, 2).astype(jnp.float32))).astype(jnp.uint32))
+  # float32 log2 is exact at powers of two only up to rounding; one more bit is safe below the capacity, one less never.
+  bits = jnp.where((jnp.uint32(1) << bits) < count.astype(jnp.uint32), bits + 1, bits)
   low = bits // 2
   high = bits - low
   index = jnp.arange(1 << max(2, (capacity - 1).bit_length()), dtype=jnp.uint32)  # the whole domain, or more
