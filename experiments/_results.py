@@ -272,3 +272,8 @@ def load_results(paths: PathLike | Iterable[PathLike]) -> list[dict[str, Any]]:
       raise ValueError(f"{file} is not a result: {', '.join(missing)} missing.")
     results.append(result)
   return results
+
+
+def load_cells(out: Path) -> list[dict[str, Any]]:
+  """The results of a comparison's cells, out/MODEL/METHOD/seedN, and not of other runs that lie in the same folder."""
+  return load_results(sorted(out.glob(f"*/*/seed*/{FILE_NAME}")))

@@ -116,7 +116,7 @@ def main(argv: list[str]) -> None:
         overwrite=FLAGS.overwrite, progress=False if FLAGS.quiet else None,
       )  # fmt: skip
     cells[name].run(method, seed, objective)
-  results = _results.load_results(sorted(out.glob(f"*/*/seed*/{_results.FILE_NAME}")))
+  results = _results.load_cells(out)
   files = _report.write(results, out, title=f"{dataset.name}: utility against completeness")
   if not FLAGS.quiet:
     _report.show(results)

@@ -184,7 +184,7 @@ def main(argv: list[str]) -> None:
     )
     _results.write_result(path, result)
   if not FLAGS.quiet:
-    _report.show(_results.load_results(sorted(out.glob(f"*/*/seed*/{_results.FILE_NAME}"))))
+    _report.show(_results.load_cells(out))
 
 
 if __name__ == "__main__":

@@ -116,7 +116,7 @@ def main(argv: list[str]) -> None:
   planned = [(method, seed) for seed in range(FLAGS.seeds) for method in sorted(set(FLAGS.methods), key=_names.rank)]
   for method, seed in tqdm(planned, desc="cells", disable=FLAGS.quiet or not sys.stderr.isatty()):
     cells.run(method, seed)
-  results = _results.load_results(sorted(out.glob(f"*/*/seed*/{_results.FILE_NAME}")))
+  results = _results.load_cells(out)
   files = _report.write(results, out, _COLUMNS, title=f"{scenario.dataset.name}: {FLAGS.scenario}")
   if not FLAGS.quiet:
     _report.show(results, _COLUMNS)

@@ -185,7 +185,7 @@ def main(argv: list[str]) -> None:
   todo = [(seed, *cell) for seed in range(FLAGS.seeds) for cell in planned]
   for seed, name, number in tqdm(todo, desc="partitions", disable=FLAGS.quiet or not sys.stderr.isatty()):
     _cells(out, how, dataset, measure, seed, name, number, list(FLAGS.aggregations))
-  results = _results.load_results(sorted(out.glob(f"*/*/seed*/{_results.FILE_NAME}")))
+  results = _results.load_cells(out)
   drawn = curves(results)
   _identity.write_json(out / "curves.json", drawn)
   files = _report.write(results, out, title=f"{dataset.name}, {FLAGS.model}: partitions, aggregations, shards")

@@ -85,6 +85,14 @@ def _not_finite(array: jax.Array) -> jax.Array:
   return jnp.sum(~jnp.isfinite(array))
 
 
+def check_positions(name: str, array: np.ndarray) -> None:
+  """Raises ValueError for a mask, or ids of another kind, where positions are asked for."""
+  if array.size and not np.issubdtype(array.dtype, np.integer):
+    raise ValueError(
+      f"Expected {name} as integer positions, got {array.dtype}: np.flatnonzero(mask) of a mask, a Vocabulary for ids."
+    )
+
+
 _RETRAIN = "train again with a smaller learning rate, or load an earlier checkpoint"
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxunlearn._validate import check_fraction, check_positive
+from jaxunlearn._validate import check_fraction, check_positions, check_positive
 from jaxunlearn.data.dataset import Dataset
 from jaxunlearn.data.interactions import Interactions
 from jaxunlearn.data.vocabulary import Vocabulary
@@ -132,11 +132,7 @@ def sensitive_category(
   """
   check_fraction("share", share)
   check_positive("min_left", min_left)
-  if np.asarray(items).size and not np.issubdtype(np.asarray(items).dtype, np.integer):
-    raise ValueError(
-      f"Expected items as integer positions, got {np.asarray(items).dtype}: np.flatnonzero(mask) of a mask, "
-      "dataset.items.encode(ids) of raw ids."
-    )
+  check_positions("items", np.asarray(items))
   train, items = dataset.train, np.unique(np.asarray(items, np.int64))
   if items.size and not (0 <= items[0] and items[-1] < train.num_items):
     raise ValueError(f"Expected items in [0, {train.num_items}), got {items[0]} to {items[-1]}.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from jaxunlearn._validate import check_positive
+from jaxunlearn._validate import check_positions, check_positive
 from jaxunlearn.base import Scorer
 from jaxunlearn.data.interactions import Interactions
 from jaxunlearn.metrics.ranking import top_k_items
@@ -30,11 +30,7 @@ def exposure(
   check_positive("k", k)
   users, items = np.asarray(users), np.asarray(items)
   for name, array in (("users", users), ("items", items)):
-    if array.size and not np.issubdtype(array.dtype, np.integer):
-      raise ValueError(
-        f"Expected {name} as integer positions, got {array.dtype}: np.flatnonzero(mask) of a mask, a Vocabulary for "
-        "ids."
-      )
+    check_positions(name, array)
   if not users.size:
     raise ValueError("Expected at least one user to look at, got none.")
   if items.size and not (0 <= items.min() and items.max() < scorer.num_items):
