@@ -37,7 +37,8 @@ flags.DEFINE_float("share", 0.01, "fake users a real one (spam), or of the users
 flags.DEFINE_enum("model", "bprmf", list(CONFIGS), "base model")
 flags.DEFINE_list("methods", ["original", "retrain", "finetune", "gradient-ascent", "ifru", "l2unrank", "rownewton"],
                   f"of original, {', '.join(METHODS)}")  # fmt: skip
-flags.DEFINE_integer("seeds", 2, "number of seeds, 0 … seeds − 1; the scenario is drawn once")
+flags.DEFINE_integer("seeds", 2, "number of seeds: first_seed … first_seed + seeds − 1; the scenario is drawn once")
+flags.DEFINE_integer("first_seed", 0, "the first of them; `summarise` pools what several folders have", lower_bound=0)
 flags.DEFINE_integer("epochs", 0, "epochs of the model; 0: found on a validation part of train")
 flags.DEFINE_string("out", "runs/scenarios", "folder for all cells, the table and the page")
 flags.DEFINE_boolean("overwrite", False, "remove the cells in --out first, and run all of them anew")
@@ -113,7 +114,8 @@ def main(argv: list[str]) -> None:
     out / FLAGS.model, FLAGS.model, how, "tuned", scenario.dataset, scenario.forget, Measure(scenario),
     epochs=FLAGS.epochs, overwrite=FLAGS.overwrite, progress=False if FLAGS.quiet else None,
   )  # fmt: skip
-  planned = [(method, seed) for seed in range(FLAGS.seeds) for method in sorted(set(FLAGS.methods), key=_names.rank)]
+  seeds = range(FLAGS.first_seed, FLAGS.first_seed + FLAGS.seeds)
+  planned = [(method, seed) for seed in seeds for method in sorted(set(FLAGS.methods), key=_names.rank)]
   for method, seed in tqdm(planned, desc="cells", disable=FLAGS.quiet or not sys.stderr.isatty()):
     cells.run(method, seed)
   results = _results.load_cells(out)

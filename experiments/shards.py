@@ -39,7 +39,8 @@ flags.DEFINE_list("partitions", ["random", "ubp", "ibp", "inbp"], f"of {', '.joi
 flags.DEFINE_list("aggregations", list(KINDS), f"of {', '.join(KINDS)}")
 flags.DEFINE_list("num_shards", ["5", "10", "20", "40"], "numbers of shards for --sweep; the first part runs with 10")
 flags.DEFINE_string("sweep", "inbp", "partition of the sweep over the number of shards")
-flags.DEFINE_integer("seeds", 3, "number of seeds, 0 … seeds − 1")
+flags.DEFINE_integer("seeds", 3, "number of seeds: first_seed … first_seed + seeds − 1")
+flags.DEFINE_integer("first_seed", 0, "the first of them; `summarise` pools what several folders have", lower_bound=0)
 flags.DEFINE_integer("shard_epochs", 0, "epochs of every shard; 0: those of recipe shards", lower_bound=0)
 flags.DEFINE_string("out", "runs/shards", "folder for all cells, the table and the page")
 flags.DEFINE_boolean("overwrite", False, "remove the cells of this model in --out first, and run all of them anew")
@@ -182,7 +183,8 @@ def main(argv: list[str]) -> None:
   newer = {"config": {**_common.defaults(how), "aggregate_train": TrainConfig()}}
   _identity.claim(out, {"config": settings, "data_hash": dataset.train.digest()}, newer)
   planned = list(dict.fromkeys([*((name, 10) for name in FLAGS.partitions), *sweep]))
-  todo = [(seed, *cell) for seed in range(FLAGS.seeds) for cell in planned]
+  seeds = range(FLAGS.first_seed, FLAGS.first_seed + FLAGS.seeds)
+  todo = [(seed, *cell) for seed in seeds for cell in planned]
   for seed, name, number in tqdm(todo, desc="partitions", disable=FLAGS.quiet or not sys.stderr.isatty()):
     _cells(out, how, dataset, measure, seed, name, number, list(FLAGS.aggregations))
   results = _results.load_cells(out)

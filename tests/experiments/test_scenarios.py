@@ -104,6 +104,11 @@ def test_spam_is_injected_forgotten_whole_and_counted(folder):
   # Among 48 items of random pairs exposure need not rise with spam; that it depends on it is all there is to see.
   assert cells["original"]["completeness"]["shown@20"] != cells["retrain"]["completeness"]["shown@20"]
   assert "Exposure@10" in (folder / "spammed" / "table.md").read_text(encoding="utf-8")
+  more = script(folder, f"--scenario=spam --share=0.1 --epochs=20 {SMALL} --train.learning_rate=0.02 "
+                        "--methods=original --first_seed=1 --out=spammed", data="rare")  # fmt: skip
+  assert more.returncode == 0, more.stderr
+  cell = json.loads((folder / "spammed" / "bprmf" / "original" / "seed1" / "result.json").read_text(encoding="utf-8"))
+  assert (cell["seeds"], cell["forget_hash"]) == ([1], fake.digest())  # another model, the same profiles
 
 
 @pytest.mark.parametrize(

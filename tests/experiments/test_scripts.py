@@ -402,6 +402,11 @@ def test_shards(call, call_all, folder):
   code, _, err = done[other]
   assert code == 1 and "config.train.num_epochs is 1 there and 2 here" in err and "--overwrite" in err
 
+  code, _, err = call(f"{command} --partitions=random --aggregations=mean --num_shards=10 --first_seed=1")
+  assert code == 0, err
+  assert stamps(written).keys() - cells.keys() == {str(written / "random-10" / "mean" / "seed1" / "result.json")}
+  assert result_of(written / "random-10" / "mean" / "seed1")["seeds"] == [1]
+
 
 def test_demo(call, folder):
   pytest.importorskip("matplotlib")
