@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from experiments import _tables_receraser
 from experiments._reproductions import Part, Table
+from experiments._tables_receraser import LARGE_BATCHES, SPARSE
 
 _POST_HOC = "original,retrain,finetune,gradient-ascent,ifru,l2unrank,rownewton,lightul-wm,lightul"
 _OWN = "sisa,receraser-ubp,laser"
-_SPARSE = ("--epochs=60", "--train.num_negatives=4", "--train.batch_size=8192", "--train.learning_rate=4e-3")
-_LARGE_BATCHES = ("--shards.train.batch_size=4096",)
 
 
 def _lightul(kind: str) -> dict[str, Part]:
@@ -50,12 +50,12 @@ def _lightul(kind: str) -> dict[str, Part]:
                f"--forget=$D/{dataset}/forget/intr_0.01.txt"),
         seeds=seeds,
       )  # fmt: skip
-    # Shards train models of their own: parts that stand alone. Larger batches: as many steps as a shard of ml-1m has.
+    # Shards train models of their own: parts that stand alone.
     for dataset, name, methods, seeds, more in (
       ("gowalla", "receraser", "receraser-ubp", 2, ()),
-      ("gowalla", "laser", "laser", 1, _LARGE_BATCHES),
-      ("yelp2018", "receraser", "receraser-ubp", 2, _LARGE_BATCHES),
-      ("yelp2018", "laser", "laser", 1, _LARGE_BATCHES),
+      ("gowalla", "laser", "laser", 1, LARGE_BATCHES),
+      ("yelp2018", "receraser", "receraser-ubp", 2, LARGE_BATCHES),
+      ("yelp2018", "laser", "laser", 2, LARGE_BATCHES),
     ):
       parts[f"{dataset}-lightgcn-{name}"] = Part(
         flags=(f"--dataset={dataset}", "--models=lightgcn", "--epochs=48", "--lightgcn.l2=1e-4", *more,
@@ -64,20 +64,11 @@ def _lightul(kind: str) -> dict[str, Part]:
       )  # fmt: skip
     for dataset, seeds in (("gowalla", 2), ("yelp2018", 2)):
       parts[f"{dataset}-bprmf"] = Part(
-        flags=(f"--dataset={dataset}", "--models=bprmf", *_SPARSE, f"--methods={_POST_HOC},{_OWN}",
+        flags=(f"--dataset={dataset}", "--models=bprmf", *SPARSE, f"--methods={_POST_HOC},{_OWN}",
                f"--forget=$D/{dataset}/forget/intr_0.01.txt"),
         seeds=seeds,
       )  # fmt: skip
   return parts
-
-
-def _receraser(model: str, epochs: int, seeds: int, *more: str) -> Part:
-  methods = "original,retrain,sisa,grapheraser,receraser,receraser-released,receraser-ubp"
-  return Part(
-    flags=("--dataset=ml-1m-receraser", f"--models={model}", f"--epochs={epochs}", "--pairs=1", f"--methods={methods}",
-           *more),
-    seeds=seeds,
-  )  # fmt: skip
 
 
 _PHANTOMS = ",".join(f"lightul[phantom_ratio={ratio}]" for ratio in (0.1, 0.2, 0.4, 0.6, 0.8))
@@ -87,30 +78,6 @@ _SHARED_NOISE = "receraser[partition=ubp+num_shards=3+aggregate.mask_absent=Fals
 _NO_MAPS = "receraser[partition=ubp+num_shards=3+aggregate.mask_absent=False+aggregate.transfer=False]"
 _OWN_GRAPH = "laser[num_groups=3+graph=own]"
 CLOSE = "num_negatives=8+row_negatives=100000+pool=64+item_draws=256"  # draws that many rounds can stand
-_SHARED = "sisa[shared_positives=True]"
-_LABELS = "grapheraser[partition=blpa]"
-_LAST = "aggregate.propagate_last=True"
-_RELEASED = {
-  "bprmf": (
-    _SHARED,
-    *(f"{name}[shared_positives=True]" for name in ("receraser", "receraser-released")),
-    _LABELS,
-  ),
-  "lightgcn": (_SHARED, f"receraser[{_LAST}]", f"receraser-released[{_LAST}]", _LABELS),
-}
-_RELEASED_L2 = "receraser-released[shared_positives=True+aggregate.row_l2=0.004+aggregate.train.num_epochs=40]"
-_L2 = {  # L2 as in RecEraser's README, which its code leaves out for WMF; LightGCN: a tenth of its README's
-  model: ("--dataset=ml-1m-receraser", f"--models={model}", f"--epochs={epochs}", "--pairs=1", *more)
-  for model, epochs, more in (
-    ("bprmf", 90, ("--shards.bprmf.l2=0.01",)),
-    (
-      "wmf",
-      130,
-      ("--shards.wmf.unobserved_weight=0.2", "--shards.wmf.l2=0.0", "--grapheraser.aggregate.train.num_epochs=2"),
-    ),
-    ("lightgcn", 60, ("--shards.lightgcn.l2=0.0001",)),
-  )
-}
 _HOPS = "l2unrank[hops=0],l2unrank[hops=1],l2unrank[hops=2]"
 
 
@@ -158,94 +125,7 @@ _TWICE = (
 _FORGOTTEN = ("utility.ndcg@20", "completeness.auc", "completeness.outside@50", "completeness.rank_shift")
 _PRINTED = ("utility.ndcg@20", "utility.ndcg@50", "completeness.auc", "efficiency.unlearn_seconds")
 TABLES: dict[str, Table] = {
-  "receraser-3": Table(
-    title="RecEraser, tables 3 and 4: K = 10 shards after a request of one pair",
-    metrics=("utility.recall@20", "utility.ndcg@20", "efficiency.unlearn_seconds"),
-    parts={
-      "bprmf": _receraser("bprmf", 90, 5),
-      # Ten weights over Gram matrices of 640 columns: twenty epochs take longer than all else and move nothing.
-      "wmf": _receraser("wmf", 130, 5, "--grapheraser.aggregate.train.num_epochs=2"),
-      "lightgcn": _receraser("lightgcn", 60, 2),
-      "yelp2018-bprmf": Part(
-        flags=("--dataset=yelp2018", "--models=bprmf", *_SPARSE, "--pairs=1",
-               "--methods=original,retrain,sisa,grapheraser,receraser,receraser-ubp"),
-        seeds=2,
-      ),
-      # The paper's weight of unobserved entries for this data; batches that make as many steps as on ml-1m-receraser.
-      "yelp2018-wmf": Part(
-        flags=("--dataset=yelp2018", "--models=wmf", "--epochs=32", "--train.learning_rate=1e-2",
-               "--wmf.unobserved_weight=0.05", "--wmf.l2=0.05", "--pairs=1", "--shards.train.batch_size=1024",
-               "--shards.wmf.unobserved_weight=0.05",
-               *(f"--{name}.aggregate.train.batch_size=1024" for name in ("grapheraser", "receraser", "receraser-ubp")),
-               "--grapheraser.aggregate.train.num_epochs=2",
-               "--methods=original,retrain,sisa,grapheraser,receraser,receraser-ubp"),
-        seeds=1,
-      ),
-      "yelp2018-lightgcn": Part(  # a budget of epochs, as in LightUL's tables
-        flags=("--dataset=yelp2018", "--models=lightgcn", "--epochs=48", "--lightgcn.l2=1e-4", "--pairs=1",
-               *_LARGE_BATCHES, "--receraser.aggregate.train.num_epochs=10",
-               "--methods=original,retrain,sisa,grapheraser,receraser,receraser-ubp"),
-        seeds=1,
-      ),
-    },
-    kept=("shards",),
-    paper="receraser",
-  ),
-  "receraser-3-released": Table(
-    title="RecEraser, table 3, as released: negatives that avoid other shards' pairs (nothing is exact then), LightGCN "
-    "propagated over all pairs at last; GraphEraser by label propagation",
-    metrics=("utility.recall@20", "utility.ndcg@20", "efficiency.unlearn_seconds"),
-    parts={
-      model: Part(
-        flags=("--dataset=ml-1m-receraser", f"--models={model}", f"--epochs={epochs}", "--pairs=1",
-               f"--methods={','.join(_RELEASED[model])}"),
-        seeds=2,
-      )
-      for model, epochs in (("bprmf", 90), ("lightgcn", 60))
-    },
-    kept=("released/2ffa2933", *(f"shards/2ffa2933/ml-1m-receraser/{model}/{method}" for model in ("bprmf", "lightgcn")
-                                for method in ("original", "retrain", "sisa", "grapheraser", "receraser"))),
-    paper="receraser", alias={name: name.partition("[")[0] for names in _RELEASED.values() for name in names},
-  ),
-  "receraser-3-l2": Table(
-    title="RecEraser, table 3, with less L2 in shards (BPRMF 1e-2 and WMF none, as its code; LightGCN 1e-4): RecEraser "
-    "as released, with hardly any L2 of aggregated vectors; GraphEraser by label propagation",
-    metrics=("utility.recall@20", "utility.ndcg@20", "efficiency.unlearn_seconds"),
-    parts={
-      "bprmf-receraser": Part(
-        flags=(*_L2["bprmf"], "--shards.train.user_weight_power=1.0", f"--methods={_RELEASED_L2}"), seeds=2,
-      ),
-      **{
-        f"{model}-grapheraser": Part(flags=(*flags, f"--methods={_LABELS}{more}"), seeds=2)
-        for (model, flags), more in zip(_L2.items(), (",grapheraser", ",grapheraser", ""), strict=True)
-      },
-      "yelp2018-bprmf-grapheraser": Part(
-        flags=("--dataset=yelp2018", "--models=bprmf", *_SPARSE, "--pairs=1", "--shards.bprmf.l2=0.01",
-               f"--methods={_LABELS}"),
-        seeds=1,
-      ),
-    },
-    kept=(
-      "released-l2/2ffa2933", "released-l2/c583a12b", "shards/c583a12b/yelp2018/bprmf/retrain",
-      *(f"shards/2ffa2933/ml-1m-receraser/{model}/{method}" for model in _L2 for method in ("original", "retrain")),
-    ),
-    paper="receraser", alias={name: name.partition("[")[0] for name in (_RELEASED_L2, _LABELS)},
-  ),
-  "receraser-3-longer": Table(
-    title="RecEraser, table 3, SISA with three times the epochs a shard; WMF, GraphEraser too, without L2, as its code",
-    metrics=("utility.recall@20", "utility.ndcg@20", "efficiency.unlearn_seconds"),
-    parts={
-      "bprmf": Part(
-        flags=("--dataset=ml-1m-receraser", "--models=bprmf", "--epochs=90", "--pairs=1",
-               "--shards.train.num_epochs=150", f"--methods=sisa,{_SHARED}"),
-        seeds=2,
-      ),
-      "wmf": Part(flags=(*_L2["wmf"], "--shards.train.num_epochs=150", f"--methods={_LABELS},sisa"), seeds=2),
-    },
-    kept=("longer/2ffa2933", *(f"shards/2ffa2933/ml-1m-receraser/{model}/{method}" for model in ("bprmf", "wmf")
-                               for method in ("original", "retrain"))),
-    paper="receraser", alias={_SHARED: "sisa", _LABELS: "grapheraser"},
-  ),
+  **_tables_receraser.TABLES,
   "lightul-interactions": Table(
     title="LightUL, tables 2, 3 and 4: 1 % of the interactions forgotten", metrics=_PRINTED, parts=_lightul("intr"),
     kept=("influence/b554f0c3", "influence/ce1caaf5", "influence/a1b240ba"), paper="lightul",

@@ -136,11 +136,12 @@ def test_lightul_as_published():
 def test_grapheraser_by_partition_and_l2():
   """Its rows of RecEraser's table 3: shards as tuned and as the code has them, beside the printed numbers."""
   printed = json.loads((_readme.KEPT.parent / "printed.json").read_text("utf-8"))["receraser"]["cells"]
-  rows = tables("model | GraphEraser's partition")
-  assert len(rows) == 11
+  rows = tables("data | model | GraphEraser's partition")
+  assert len(rows) == 11 + 7
   for row in rows:
+    data, request = {"ml-1m": ("ml-1m-receraser", "2ffa2933"), "yelp2018": ("yelp2018", "c583a12b")}[row["data"]]
     method = "grapheraser" + ("[partition=blpa]" if row["GraphEraser's partition"] == "label propagation" else "")
-    paths = _readme.KEPT.glob(f"*/2ffa2933/ml-1m-receraser/{row['model']}/{method.replace('[', '[[]')}/result.json")
+    paths = _readme.KEPT.glob(f"*/{request}/{data}/{row['model']}/{method.replace('[', '[[]')}/result.json")
     found = [json.loads(path.read_text("utf-8")) for path in paths]
     l2, _, epochs = row["shards'"].rpartition("L2 ")[2].partition(", ")
     wanted = float(l2), int(epochs.removesuffix(" epochs") or recipe(row["model"], "shards").train_config.num_epochs)
@@ -151,7 +152,7 @@ def test_grapheraser_by_partition_and_l2():
     assert int(row["seeds"]) == len(result["seeds"]), row
     for name in ("Recall@20", "NDCG@20"):
       check(row[name], result, f"utility.{name.lower()}", row)
-      paper = printed[f"ml-1m-receraser/{row['model']}/grapheraser"][f"utility.{name.lower()}"]
+      paper = printed[f"{data}/{row['model']}/grapheraser"][f"utility.{name.lower()}"]
       assert float(row[f"printed {name}"]) == paper, row
 
 
