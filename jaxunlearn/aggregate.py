@@ -26,6 +26,8 @@ from jaxunlearn.train import TrainConfig, fit
 
 KINDS = ("mean", "static", "attention", "combined")
 _SAMPLE = 512  # users whose scores set the unit in which "combined" adds
+# What a packed row costs of a batch's row in one shard: 1.8 and 2.6 µs of an attention's step at d = 64, two CPUs.
+_PACKED = 0.7
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -292,8 +294,9 @@ def attention_model(model: Model, num_shards: int, config: AggregateConfig) -> M
       return _non_sampling(model, user, item, batch, of_batch=True) + ridge
     size, num_negatives = batch.negative.shape
     items = jnp.concatenate([batch.positive, batch.negative.reshape(-1)])
-    if context.graph is not None or size + items.shape[0] >= num_nodes:
-      both = of_all(params, context)  # as much work as the batch's rows, or needed by propagation
+    whole = num_shards * num_nodes if context.packed is None else _PACKED * sum(p.row.size for p in context.packed)
+    if context.graph is not None or num_shards * (size + items.shape[0]) >= whole:
+      both = of_all(params, context)  # less work than the batch's rows in every shard, or needed by propagation
       user, item = both.user[batch.user], both.item[items]
     else:
       user, item = of_rows(params, context, batch.user, items)
