@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -23,10 +24,22 @@ def check_non_negative(name: str, value: float) -> None:
     raise ValueError(f"Expected {name}={value} >= 0.")
 
 
-def check_whole(name: str, value: Any) -> None:
-  """Raises ValueError unless value is an integer > 0."""
-  if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-    raise ValueError(f"Expected {name}={value!r} to be a whole number > 0.")
+def check_whole(name: str, value: Any, *, least: int = 1) -> None:
+  """Raises ValueError unless value is an integer ≥ `least`, 1 or 0."""
+  if not _is_integer(value) or value < least:
+    raise ValueError(f"Expected {name}={value!r} to be a whole number {'> 0' if least else '>= 0'}.")
+
+
+def check_integers(config: Any) -> None:
+  """Raises ValueError where a field of a dataclass that is annotated `int` holds something else, such as a float."""
+  for field in dataclasses.fields(config):
+    value = getattr(config, field.name)
+    if field.type == "int" and not _is_integer(value):
+      raise ValueError(f"Expected {field.name}={value!r} to be a whole number.")
+
+
+def _is_integer(value: Any) -> bool:
+  return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 def check_fraction(name: str, value: float, *, closed: bool = False) -> None:

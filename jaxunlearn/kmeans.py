@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxunlearn._validate import check_positive
+from jaxunlearn._validate import check_whole
 
 Carry = tuple[jax.Array, jax.Array, jax.Array, jax.Array]  # centres, assignment, iteration, whether one changed
 _CHUNK = 4096  # points whose distances to all centres are held at once
@@ -101,7 +101,7 @@ def merge_small(points: jax.Array, present: jax.Array, clusters: Clusters, min_s
   Raises:
     ValueError: min_size < 1.
   """
-  check_positive("min_size", min_size)
+  check_whole("min_size", min_size)
   members = np.bincount(np.asarray(clusters.assignment)[np.asarray(present)], minlength=clusters.centers.shape[0])
   kept = members >= min_size
   if not kept.any():

@@ -1,9 +1,14 @@
 """What a user may get wrong without noticing: each is refused, with the argument, the value and the remedy."""
 
+import dataclasses
+import importlib
+import pkgutil
+
 import jax
 import numpy as np
 import pytest
 
+import jaxunlearn
 from jaxunlearn import (
   calibration,
   finetune,
@@ -29,6 +34,17 @@ from jaxunlearn.unlearn.lightul import LightULConfig, ServedState
 from jaxunlearn.unlearn.retrain import ModelState
 from jaxunlearn.unlearn.rownewton import RowNewtonConfig
 from tests.small import random_pairs
+
+CONFIGS = {
+  value
+  for module in pkgutil.walk_packages(jaxunlearn.__path__, "jaxunlearn.")
+  for name, value in vars(importlib.import_module(module.name)).items()
+  if name.endswith("Config") and dataclasses.is_dataclass(value)
+}
+COUNTS = [
+  (config, field) for config in sorted(CONFIGS, key=lambda one: one.__name__) for field in dataclasses.fields(config)
+  if field.type == "int"
+]  # fmt: skip
 
 MODEL = models.bprmf(models.BPRMFConfig(embedding_dim=4))
 TRAINING = TrainConfig(num_epochs=1, batch_size=64)
@@ -187,3 +203,14 @@ def test_another_key_than_the_fits_is_named_as_a_reason():
   report = verify_exact(jax.random.key(1), method, method.fit(jax.random.key(0), data))
   assert not report.exact and "The key has to be that of the fit" in str(report)
   assert verify_exact(jax.random.key(0), method, method.fit(jax.random.key(0), data)).advice == ""
+
+
+@pytest.mark.parametrize(
+  ("config", "field"), COUNTS, ids=lambda part: getattr(part, "__name__", getattr(part, "name", ""))
+)
+def test_a_count_is_a_whole_number(config, field):
+  """A float, a number of epochs from a share most likely, failed deep in JAX, if at all."""
+  config(**{field.name: np.int64(field.default)})
+  for value in (field.default + 0.5, float(field.default), True):
+    with pytest.raises(ValueError, match=f"{field.name}={value}.* to be a whole number"):
+      config(**{field.name: value})

@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from jaxunlearn._validate import check_non_negative
+from jaxunlearn._validate import check_whole
 from jaxunlearn.data.interactions import Interactions
 from jaxunlearn.data.vocabulary import Vocabulary, as_ids
 
@@ -75,7 +75,7 @@ def k_core_rows(interactions: Interactions, k: int) -> np.ndarray:
   Raises:
     ValueError: k is negative.
   """
-  check_non_negative("k", k)
+  check_whole("k", k, least=0)
   keep = np.ones(len(interactions), bool)
   while True:
     kept = interactions.select(keep)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxunlearn._validate import check_fraction, check_positions, check_positive
+from jaxunlearn._validate import check_fraction, check_positions, check_whole
 from jaxunlearn.data.dataset import Dataset
 from jaxunlearn.data.interactions import Interactions
 from jaxunlearn.data.vocabulary import Vocabulary
@@ -64,7 +64,7 @@ def bandwagon(
     ("num_popular", num_popular),
     ("max_target_degree", max_target_degree),
   ):
-    check_positive(name, value)
+    check_whole(name, value)
   train = dataset.train
   degree = train.item_degrees()
   unpopular = np.flatnonzero((degree >= 1) & (degree <= max_target_degree))
@@ -131,7 +131,7 @@ def sensitive_category(
     ValueError: a number or an item out of range, or nobody has such pairs.
   """
   check_fraction("share", share)
-  check_positive("min_left", min_left)
+  check_whole("min_left", min_left)
   check_positions("items", np.asarray(items))
   train, items = dataset.train, np.unique(np.asarray(items, np.int64))
   if items.size and not (0 <= items[0] and items[-1] < train.num_items):

@@ -14,7 +14,7 @@ import dataclasses
 
 import numpy as np
 
-from jaxunlearn._validate import check_fraction, check_non_negative, check_positive
+from jaxunlearn._validate import check_fraction, check_integers, check_non_negative, check_positive
 from jaxunlearn.data.dataset import Dataset
 from jaxunlearn.data.interactions import Interactions
 from jaxunlearn.data.vocabulary import Vocabulary
@@ -42,6 +42,7 @@ class SyntheticConfig:
 
   def __post_init__(self) -> None:
     """Checks every field."""
+    check_integers(self)
     for name in ("num_users", "num_items", "num_pairs", "num_clusters"):
       check_positive(name, getattr(self, name))
     for name in ("popularity_exponent", "activity_exponent", "seed"):

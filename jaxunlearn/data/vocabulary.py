@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from jaxunlearn._validate import check_choice, check_non_negative
+from jaxunlearn._validate import check_choice, check_whole
 
 
 def _kind_of(value: Any) -> str:
@@ -91,7 +91,7 @@ class Vocabulary:
     Raises:
       ValueError: size is negative.
     """
-    check_non_negative("size", size)
+    check_whole("size", size, least=0)
     return cls(np.arange(size, dtype=np.int64))
 
   def __len__(self) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 import scipy  # scipy.stats, half a second of imports, is loaded when it is first used
 from jax import lax
 
-from jaxunlearn._validate import check_positive
+from jaxunlearn._validate import check_whole
 from jaxunlearn.base import Scorer
 from jaxunlearn.data.interactions import Interactions
 from jaxunlearn.metrics import _chunks
@@ -48,7 +48,7 @@ class ScoreDistance(NamedTuple):
 
 def sample_pairs(num_users: int, num_items: int, *, num_pairs: int = NUM_PAIRS, seed: int = 0) -> Interactions:
   """Pairs drawn uniformly from all user × item pairs, duplicates merged: the same for every scorer and method."""
-  check_positive("num_pairs", num_pairs)
+  check_whole("num_pairs", num_pairs)
   rng = np.random.default_rng(seed)
   user, item = rng.integers(0, num_users, num_pairs), rng.integers(0, num_items, num_pairs)
   return Interactions.from_pairs(user, item, num_users=num_users, num_items=num_items)
@@ -150,7 +150,7 @@ def user_spearman(
   """
   _check_same_axes(scorer, reference)
   if users is None:
-    check_positive("num_users", num_users)
+    check_whole("num_users", num_users)
     drawn = np.random.default_rng(seed).permutation(scorer.num_users)[:num_users]
     users = np.sort(drawn)
   users = _chunks.check_users(users, scorer.num_users)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from jaxunlearn._validate import check_positions, check_positive
+from jaxunlearn._validate import check_positions, check_whole
 from jaxunlearn.base import Scorer
 from jaxunlearn.data.interactions import Interactions
 from jaxunlearn.metrics.ranking import top_k_items
@@ -27,7 +27,7 @@ def exposure(
   Raises:
     ValueError: k < 1, no user, a user or item out of range or no integer, axes that differ, NaN scores.
   """
-  check_positive("k", k)
+  check_whole("k", k)
   users, items = np.asarray(users), np.asarray(items)
   for name, array in (("users", users), ("items", items)):
     check_positions(name, array)

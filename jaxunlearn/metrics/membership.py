@@ -19,7 +19,7 @@ import numpy as np
 import scipy  # scipy.stats, half a second of imports, is loaded when it is first used
 from jax import lax
 
-from jaxunlearn._validate import check_fraction, check_positive
+from jaxunlearn._validate import check_fraction, check_positive, check_whole
 from jaxunlearn.base import Scorer
 from jaxunlearn.data.interactions import Interactions
 from jaxunlearn.metrics import _chunks
@@ -121,7 +121,7 @@ def attack_result(
     ValueError: a side is empty or holds NaN; an argument is out of range.
   """
   inside, outside = _checked("members", members), _checked("non_members", non_members)
-  check_positive("num_bootstrap", num_bootstrap)
+  check_whole("num_bootstrap", num_bootstrap)
   check_fraction("level", level)
   tpr = {float(fpr): tpr_at(inside, outside, fpr) for fpr in fprs}
   drawn = resampled_attack(np.random.default_rng(seed), inside, outside, np.asarray(list(tpr)), num_bootstrap)

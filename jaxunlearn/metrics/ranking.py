@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxunlearn._validate import check_positive
+from jaxunlearn._validate import check_whole
 from jaxunlearn.base import Scorer
 from jaxunlearn.data.interactions import Interactions
 from jaxunlearn.metrics import _chunks
@@ -161,7 +161,7 @@ class RankingEvaluator:
     if not ks:
       raise ValueError("Expected at least one cutoff in ks, got none.")
     for k in ks:
-      check_positive("k", k)
+      check_whole("k", k)
     if mask is not None and (mask.num_users, mask.num_items) != (test.num_users, test.num_items):
       raise ValueError(f"Expected test and mask over the same users and items, got {test!r} and {mask!r}.")
     asked = np.arange(test.num_users) if users is None else _chunks.check_users(users, test.num_users)
@@ -253,7 +253,7 @@ def top_k_items(
   Raises:
     ValueError: k < 1, a user out of range, axes of scorer and mask that differ, or NaN scores.
   """
-  check_positive("k", k)
+  check_whole("k", k)
   _chunks.check_axes(scorer, mask=mask)
   users = _chunks.check_users(users, scorer.num_users)
   items = np.full((len(users), k), -1, np.int32)

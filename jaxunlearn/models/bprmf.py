@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxunlearn import losses
-from jaxunlearn._validate import check_choice, check_non_negative, check_positive
+from jaxunlearn._validate import check_choice, check_integers, check_non_negative, check_positive
 from jaxunlearn.base import Batch, Embeddings, Model, Params, inner_product_score
 from jaxunlearn.data.interactions import Interactions
 
@@ -24,6 +24,7 @@ class BPRMFConfig:
   loss: str = "bpr"  # "bpr", or "double_sigmoid" (LightUL's released loss)
 
   def __post_init__(self) -> None:
+    check_integers(self)
     check_positive("embedding_dim", self.embedding_dim)
     check_positive("init_scale", self.init_scale)
     check_non_negative("l2", self.l2)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxunlearn import losses
-from jaxunlearn._validate import check_choice, check_non_negative, check_positive
+from jaxunlearn._validate import check_choice, check_integers, check_non_negative, check_positive
 from jaxunlearn.base import Batch, Embeddings, Model, Params, inner_product_score
 from jaxunlearn.data.interactions import Interactions
 from jaxunlearn.graph import METHODS, Graph, build_graph, propagate, propagate_rows
@@ -31,6 +31,7 @@ class LightGCNConfig:
   product: str = "auto"  # how the sparse product is done: auto, bcsr, bcoo, segment_sum
 
   def __post_init__(self) -> None:
+    check_integers(self)
     check_positive("embedding_dim", self.embedding_dim)
     check_non_negative("num_layers", self.num_layers)
     check_positive("init_scale", self.init_scale)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxunlearn import losses
-from jaxunlearn._validate import check_non_negative, check_positive
+from jaxunlearn._validate import check_integers, check_non_negative, check_positive
 from jaxunlearn.base import Batch, Embeddings, Model, Params
 from jaxunlearn.data.interactions import Interactions
 from jaxunlearn.models.bprmf import init_tables
@@ -27,6 +27,7 @@ class NeuMFConfig:
   l2: float = 1e-3  # weight of the L2 term per sampled row (both vectors), ≥ 0
 
   def __post_init__(self) -> None:
+    check_integers(self)
     check_positive("embedding_dim", self.embedding_dim)
     check_positive("init_scale", self.init_scale)
     check_non_negative("l2", self.l2)

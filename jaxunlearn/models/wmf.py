@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxunlearn import losses
-from jaxunlearn._validate import check_fraction, check_non_negative, check_positive
+from jaxunlearn._validate import check_fraction, check_integers, check_non_negative, check_positive
 from jaxunlearn.base import Batch, Embeddings, Model, Params, inner_product_score
 from jaxunlearn.data.interactions import Interactions
 from jaxunlearn.models.bprmf import init_tables
@@ -25,6 +25,7 @@ class WMFConfig:
   l2: float = 0.0  # weight of ½‖row‖² for each pair that the row is part of, ≥ 0
 
   def __post_init__(self) -> None:
+    check_integers(self)
     check_positive("embedding_dim", self.embedding_dim)
     check_positive("init_scale", self.init_scale)
     check_fraction("unobserved_weight", self.unobserved_weight, closed=True)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.sparse
 
-from jaxunlearn._validate import check_non_negative, check_positive
+from jaxunlearn._validate import check_non_negative, check_whole
 from jaxunlearn.data.interactions import Interactions
 from jaxunlearn.partition._types import Partition, check_num_shards, check_vectors, draw_distinct, host_rng, sure_cap
 from jaxunlearn.partition.balanced import balanced_kmeans
@@ -92,7 +92,7 @@ def blpa(
     ValueError: any of these out of range.
   """
   check_non_negative("slack", slack)
-  check_positive("max_passes", max_passes)
+  check_whole("max_passes", max_passes)
   users, row = np.unique(interactions.user, return_inverse=True)
   items, column = np.unique(interactions.item, return_inverse=True)
   check_num_shards(num_shards, users.size, "users with a pair")
@@ -154,7 +154,7 @@ def bekm(
     ValueError: any of these out of range, or vectors of wrong or unequal shapes or with NaN.
   """
   check_non_negative("slack", slack)
-  check_positive("max_iterations", max_iterations)
+  check_whole("max_iterations", max_iterations)
   user_vectors = check_vectors("user_vectors", user_vectors, interactions.num_users)
   item_vectors = check_vectors("item_vectors", item_vectors, interactions.num_items)
   if user_vectors.shape[1] != item_vectors.shape[1]:

@@ -8,7 +8,7 @@ import numpy as np
 import scipy.sparse
 import scipy.sparse.linalg
 
-from jaxunlearn._validate import check_positive
+from jaxunlearn._validate import check_whole
 from jaxunlearn.data.interactions import Interactions
 from jaxunlearn.partition._types import Partition, check_num_shards, draw_distinct, host_rng, sure_cap
 from jaxunlearn.partition.balanced import balanced_kmeans
@@ -130,12 +130,12 @@ def laser(
   Raises:
     ValueError: any of these out of range.
   """
-  check_positive("max_iterations", max_iterations)
-  check_positive("restarts", restarts)
+  check_whole("max_iterations", max_iterations)
+  check_whole("restarts", restarts)
   users, row = np.unique(interactions.user, return_inverse=True)
   items, column = np.unique(interactions.item, return_inverse=True)
   check_num_shards(num_groups, users.size, "users with a pair", name="num_groups")
-  check_positive("dim", dim)
+  check_whole("dim", dim)
   limit = min(users.size, items.size)
   if limit < 2:
     raise ValueError(f"Expected two users and two items with a pair to group by, got {users.size} and {items.size}.")

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxunlearn._validate import check_choice, check_positive
+from jaxunlearn._validate import check_choice, check_whole
 from jaxunlearn.data.interactions import Interactions
 from jaxunlearn.partition._types import Partition, check_num_shards, check_vectors, draw_distinct, sure_cap
 from jaxunlearn.partition.balanced import Clustering, balanced_kmeans, greedy, iterate, means, squared_distances
@@ -18,7 +18,7 @@ from jaxunlearn.partition.balanced import Clustering, balanced_kmeans, greedy, i
 def _check(cap_factor: float, max_iterations: int) -> None:
   if not (np.isfinite(cap_factor) and cap_factor >= 1):
     raise ValueError(f"Expected cap_factor={cap_factor} >= 1: below, not everything has a place.")
-  check_positive("max_iterations", max_iterations)
+  check_whole("max_iterations", max_iterations)
 
 
 def _by_entity(

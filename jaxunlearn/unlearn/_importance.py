@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from jaxunlearn._validate import check_fraction, check_non_negative
+from jaxunlearn._validate import check_fraction, check_whole
 from jaxunlearn.data.interactions import Interactions
 from jaxunlearn.graph import Scope
 
@@ -27,7 +27,7 @@ def importance(interactions: Interactions, forget: Interactions, hops: int) -> t
     Released code of IFRU (baiyimeng/IFRU, compute_neighbor_influence_clip), which counts its 0-labelled samples as
     edges too; implicit data have none.
   """
-  check_non_negative("hops", hops)
+  check_whole("hops", hops, least=0)
   user_degree, item_degree = 1.0 + interactions.user_degrees(), 1.0 + interactions.item_degrees()
   user, item = forget.user_degrees() / user_degree, forget.item_degrees() / item_degree
   for _ in range(hops):

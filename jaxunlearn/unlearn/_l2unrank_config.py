@@ -5,7 +5,14 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from jaxunlearn._validate import check_choice, check_fraction, check_non_negative, check_positive, check_preset
+from jaxunlearn._validate import (
+  check_choice,
+  check_fraction,
+  check_integers,
+  check_non_negative,
+  check_positive,
+  check_preset,
+)
 from jaxunlearn.train import TrainConfig
 
 _STEPS = {"bprmf": 1.5, "wmf": 1.25, "lightgcn": 1.6}
@@ -37,6 +44,7 @@ class L2UnRankConfig:
   train_negatives: int = 4  # negatives a pair had in training, which matters to NeuMF's loss alone, ≥ 1
 
   def __post_init__(self) -> None:
+    check_integers(self)
     check_choice("loss", self.loss, ("train", "bpr"))
     check_choice("curvature", self.curvature, ("gauss_newton", "hessian"))
     check_choice("move", self.move, ("both", "users", "items"))

@@ -9,7 +9,7 @@ from typing import Protocol
 import jax
 
 from jaxunlearn import partition
-from jaxunlearn._validate import check_choice, check_positive
+from jaxunlearn._validate import check_choice, check_whole
 from jaxunlearn.aggregate import AggregateConfig
 from jaxunlearn.base import Embeddings, Model, Unlearner
 from jaxunlearn.data.interactions import Interactions
@@ -52,7 +52,7 @@ def partitioner(
     ValueError: no such partition, or num_shards < 1.
   """
   check_choice("partition", name, NAMES)
-  check_positive("num_shards", num_shards)
+  check_whole("num_shards", num_shards)
   source = vectors or pretrained
 
   def make(key: jax.Array, interactions: Interactions) -> Partition:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxunlearn._validate import check_finite, check_positive, check_tables, check_trained
+from jaxunlearn._validate import check_finite, check_integers, check_positive, check_tables, check_trained
 from jaxunlearn.base import Batch, Context, Model, Params, Unlearner, UnlearnResult
 from jaxunlearn.data.interactions import Interactions, PaddedInteractions, capacity_for
 from jaxunlearn.requests import retained_of
@@ -34,6 +34,7 @@ class GradientAscentConfig:
   num_negatives: int = 1  # negatives drawn a forgotten pair and step, ≥ 1; WMF has none
 
   def __post_init__(self) -> None:
+    check_integers(self)
     for name in ("num_steps", "learning_rate", "clip", "num_negatives"):
       check_positive(name, getattr(self, name))
 

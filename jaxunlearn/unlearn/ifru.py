@@ -19,6 +19,7 @@ from jaxunlearn._validate import (
   check_choice,
   check_finite,
   check_fraction,
+  check_integers,
   check_non_negative,
   check_positive,
   check_preset,
@@ -64,6 +65,7 @@ class IFRUConfig:
   avoid_positives: bool = True  # as `TrainConfig.avoid_positives`
 
   def __post_init__(self) -> None:
+    check_integers(self)
     check_choice("spillover", self.spillover, ("all", "degree_ratio"))
     check_choice("hessian", self.hessian, ("retained", "full"))
     check_choice("solver", self.solver, _curvature.SOLVERS)

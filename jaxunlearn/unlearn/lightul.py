@@ -19,6 +19,7 @@ from jaxunlearn._validate import (
   check_choice,
   check_finite,
   check_fraction,
+  check_integers,
   check_non_negative,
   check_positive,
   check_preset,
@@ -65,6 +66,7 @@ class LightULConfig:
   min_delta: float = 0.01  # see patience, ≥ 0
 
   def __post_init__(self) -> None:
+    check_integers(self)
     check_choice("objective", self.objective, OBJECTIVES)
     check_choice("agg", self.agg, ("dot", "sigmoid"))
     check_choice("reduction", self.reduction, ("mean", "sum"))

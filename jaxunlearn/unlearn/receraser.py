@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from jaxunlearn._validate import check_choice
+from jaxunlearn._validate import check_choice, check_integers
 from jaxunlearn.aggregate import AggregateConfig
 from jaxunlearn.base import Model, Unlearner
 from jaxunlearn.epoch import TrainConfig
@@ -23,6 +23,7 @@ class RecEraserConfig:
   shared_positives: bool = False  # as RecEraser's released sampler: negatives avoid other shards' pairs; not exact
 
   def __post_init__(self) -> None:
+    check_integers(self)
     check_choice("partition", self.partition, NAMES)
 
 

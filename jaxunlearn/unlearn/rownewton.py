@@ -17,6 +17,7 @@ import numpy as np
 from jaxunlearn._validate import (
   check_choice,
   check_finite,
+  check_integers,
   check_non_negative,
   check_positive,
   check_preset,
@@ -57,6 +58,7 @@ class RowNewtonConfig:
   tolerance: float = 0.2  # LightGCN: relative residual at which they stop, > 0
 
   def __post_init__(self) -> None:
+    check_integers(self)
     for name in (
       "train_negatives", "num_rounds", "num_negatives", "row_negatives", "pool", "item_draws", "pair_negatives",
       "max_step", "leading_axes", "coupling_steps", "tolerance",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from jaxunlearn._validate import check_integers
 from jaxunlearn.aggregate import AggregateConfig
 from jaxunlearn.base import Model, Unlearner
 from jaxunlearn.epoch import TrainConfig
@@ -20,6 +21,9 @@ class SISAConfig:
   num_slices: int = 1  # R, stages a shard is trained in, ≥ 1; RecEraser's paper uses 1
   early_stopping: bool = False  # each shard stops by held-out pairs of its own
   shared_positives: bool = False  # as RecEraser's released sampler: negatives avoid other shards' pairs; not exact
+
+  def __post_init__(self) -> None:
+    check_integers(self)
 
   def shard_config(self, train: TrainConfig, placement: Placement) -> ShardConfig:
     """In the terms of `_sharded`."""

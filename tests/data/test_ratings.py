@@ -62,7 +62,7 @@ def test_k_core_keeps_the_axes():
   assert core.user.tolist() == [0, 0, 1, 1]
   assert (core.num_users, core.num_items) == (4, 4)
   assert len(k_core(pairs, 3)) == 0
-  with pytest.raises(ValueError, match="k=-1 >= 0"):
+  with pytest.raises(ValueError, match="k=-1 to be a whole number >= 0"):
     k_core(pairs, -1)
 
 

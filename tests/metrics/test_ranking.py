@@ -210,7 +210,7 @@ def test_rejects():
     evaluate(scorer, test, mask=narrow)
   with pytest.raises(ValueError, match="same users and items"):
     RankingEvaluator(test, narrow)
-  with pytest.raises(ValueError, match="k=0 > 0"):
+  with pytest.raises(ValueError, match="k=0 to be a whole number > 0"):
     evaluate(scorer, test, mask=train, ks=(10, 0))
   with pytest.raises(ValueError, match="at least one cutoff"):
     evaluate(scorer, test, mask=train, ks=())
