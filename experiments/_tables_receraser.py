@@ -30,7 +30,10 @@ _RELEASED = {
   ),
   "lightgcn": (_SHARED, f"receraser[{_LAST}]", f"receraser-released[{_LAST}]", _LABELS),
 }
+_FEW_LAST = f"receraser-released[{_LAST}+aggregate.train.num_epochs=10]"
 _RELEASED_L2 = "receraser-released[shared_positives=True+aggregate.row_l2=0.004+aggregate.train.num_epochs=40]"
+_FEW_L2 = "receraser-released[shared_positives=True+aggregate.row_l2=0.004+aggregate.train.num_epochs=10]"
+_BY_USERS = "receraser[partition=ubp-pairs]"
 # Shards' L2 as in RecEraser's README, which its code leaves out for WMF; LightGCN on ml-1m: a tenth of the README's.
 _L2 = {
   model: ("--dataset=ml-1m-receraser", f"--models={model}", f"--epochs={epochs}", "--pairs=1", *more)
@@ -96,16 +99,24 @@ TABLES: dict[str, Table] = {
     "propagated over all pairs at last; GraphEraser by label propagation",
     metrics=("utility.recall@20", "utility.ndcg@20", "efficiency.unlearn_seconds"),
     parts={
-      model: Part(
-        flags=("--dataset=ml-1m-receraser", f"--models={model}", f"--epochs={epochs}", "--pairs=1",
-               f"--methods={','.join(_RELEASED[model])}"),
-        seeds=2,
-      )
-      for model, epochs in (("bprmf", 90), ("lightgcn", 60))
+      **{
+        model: Part(
+          flags=("--dataset=ml-1m-receraser", f"--models={model}", f"--epochs={epochs}", "--pairs=1",
+                 f"--methods={','.join(_RELEASED[model])}"),
+          seeds=2,
+        )
+        for model, epochs in (("bprmf", 90), ("lightgcn", 60))
+      },
+      "yelp2018-lightgcn": Part(flags=(*_YELP["lightgcn"], f"--methods={_FEW_LAST}"), seeds=1),
     },
-    kept=("released/2ffa2933", *(f"shards/2ffa2933/ml-1m-receraser/{model}/{method}" for model in ("bprmf", "lightgcn")
-                                for method in ("original", "retrain", "sisa", "grapheraser", "receraser"))),
-    paper="receraser", alias={name: name.partition("[")[0] for names in _RELEASED.values() for name in names},
+    kept=(
+      "released/2ffa2933", "released/c583a12b",
+      *(f"shards/c583a12b/yelp2018/lightgcn/{method}" for method in ("sisa", "grapheraser", "receraser")),
+      *(f"shards/2ffa2933/ml-1m-receraser/{model}/{method}" for model in ("bprmf", "lightgcn")
+        for method in ("original", "retrain", "sisa", "grapheraser", "receraser")),
+    ),
+    paper="receraser",
+    alias={name: name.partition("[")[0] for names in (*_RELEASED.values(), (_FEW_LAST,)) for name in names},
   ),
   "receraser-3-l2": Table(
     title="RecEraser, table 3, with less L2 in shards (BPRMF 1e-2 and WMF none, as its code; LightGCN 1e-4): RecEraser "
@@ -123,13 +134,21 @@ TABLES: dict[str, Table] = {
         f"yelp2018-{model}-grapheraser": Part(flags=(*flags, f"--methods={_LABELS}"), seeds=1)
         for model, flags in _YELP_L2.items()
       },
+      "yelp2018-bprmf-receraser": Part(
+        flags=(*_YELP_L2["bprmf"], "--shards.train.num_epochs=50", "--shards.train.user_weight_power=1.0",
+               f"--methods={_FEW_L2}"),
+        seeds=1,
+      ),
+      "yelp2018-bprmf-receraser-ubp": Part(
+        flags=(*_YELP_L2["bprmf"], "--shards.train.num_epochs=50", f"--methods={_BY_USERS}"), seeds=1,
+      ),
     },
     kept=(
       "released-l2/2ffa2933", "released-l2/c583a12b",
       *(f"shards/c583a12b/yelp2018/{model}/retrain" for model in ("bprmf", "wmf")),
       *(f"shards/2ffa2933/ml-1m-receraser/{model}/{method}" for model in _L2 for method in ("original", "retrain")),
     ),
-    paper="receraser", alias={name: name.partition("[")[0] for name in (_RELEASED_L2, _LABELS)},
+    paper="receraser", alias={name: name.partition("[")[0] for name in (_RELEASED_L2, _LABELS, _FEW_L2, _BY_USERS)},
   ),
   "receraser-3-longer": Table(
     title="RecEraser, table 3, SISA with three times the epochs a shard; WMF, GraphEraser too, without L2, as its code",
