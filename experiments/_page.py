@@ -10,6 +10,7 @@ import html
 import json
 import os
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -97,6 +98,27 @@ def sections_of(results: Sequence[Mapping[str, Any]]) -> list[Section]:
         part = [m for m in members if (m.get("data_hash"), m.get("forget_hash")) == pair]
         sections.append(Section(dataset, model, part, _forget_name(part)))
   return [part for section in sections for whole in _by_shards(section) for part in _by_epochs(whole)]
+
+
+def _arranged(sections: Sequence[Section]) -> list[Section]:
+  """By dataset, of most sections first; in one, comparisons with Retrain, tuned recipes and many rows come first."""
+  number = Counter(section.dataset for section in sections)
+
+  def place(section: Section) -> tuple[int, str, bool, bool, bool, int]:
+    recipe, ablation = _recipe(section.results[0]), "partition" in (section.results[0].get("config") or {})
+    compared = any(result["method"] == "retrain" for result in section.results)
+    tuned = recipe in ("", "tuned")
+    return -number[section.dataset], section.dataset, ablation, not compared, not tuned, -len(section.results)
+
+  return sorted(sections, key=place)
+
+
+def _links(group: str, links: Sequence[tuple[str, str]], *, alone: bool) -> str:
+  """A dataset's sections, or the curves: a heading and links, whose names leave out what the heading says."""
+  heading = "" if alone else f"<p>{html.escape(group)}</p>"
+  names = [(anchor, name if alone else name.replace(f" on {group}", "", 1)) for anchor, name in links]
+  listed = "".join(f'<li><a href="#{anchor}">{html.escape(name)}</a></li>' for anchor, name in names)
+  return f"{heading}<ul>{listed}</ul>"
 
 
 def _epochs(result: Mapping[str, Any]) -> int:
@@ -210,19 +232,20 @@ def _curves(curves: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
 def page(results: Sequence[Mapping[str, Any]], *, title: str, curves: Sequence[Mapping[str, Any]] = ()) -> str:
   """The page as text; see `write_page`."""
   results = [plain(result) for result in results]
-  sections = sections_of(results)
+  sections = _arranged(sections_of(results))
   methods = sorted({str(result["method"]) for result in results}, key=lambda method: (rank(method), method))
   colours = {method: index for index, method in enumerate(method for method in methods if method != "retrain")}
   colours["retrain"] = -1
-  body, links = [], []
+  body = []
+  links: dict[str, list[tuple[str, str]]] = {}
   for index, section in enumerate(sections, 1):
-    links.append((f"s{index}", section.name))
+    links.setdefault(section.dataset, []).append((f"s{index}", section.name))
     body.append(_section(section, f"s{index}", colours))
   for index, (heading, drawn) in enumerate(_curves(_page_lines.check(curves)), 1):
-    links.append((f"c{index}", heading))
+    links.setdefault("Curves", []).append((f"c{index}", heading))
     name = f'<h2 id="c{index}-name">{html.escape(heading)}</h2>'
     body.append(f'<section id="c{index}" aria-labelledby="c{index}-name">{name}{drawn}</section>')
-  listed = "".join(f'<li><a href="#{anchor}">{html.escape(name)}</a></li>' for anchor, name in links)
+  listed = "".join(_links(group, links[group], alone=len(links) == 1) for group in links)
   style, script = ((_ASSETS / name).read_text(encoding="utf-8") for name in ("style.css", "script.js"))
   said = html.escape(title)
   return (
@@ -231,7 +254,7 @@ def page(results: Sequence[Mapping[str, Any]], *, title: str, curves: Sequence[M
     '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
     '<meta name="color-scheme" content="light dark">\n'
     f'<link rel="icon" href="data:,">\n<title>{said}</title>\n<style>\n{style}</style>\n</head>\n<body>\n'
-    f'<header><h1>{said}</h1><p class="lead">{_LEAD}</p><nav aria-label="Sections"><ul>{listed}</ul></nav></header>\n'
+    f'<header><h1>{said}</h1><p class="lead">{_LEAD}</p><nav aria-label="Sections">{listed}</nav></header>\n'
     f"<main>\n{chr(10).join(body)}\n</main>\n<script>\n{script}</script>\n</body>\n</html>\n"
   )
 

@@ -196,6 +196,23 @@ def test_another_recipe_is_another_section():
   assert [s.name for s in _page.sections_of(tuned + published)] == ["bprmf on toy", "bprmf on toy, recipe lightul"]
 
 
+def test_a_dataset_has_its_links_together_and_comparisons_with_retrain_come_first():
+  few = [result(method, (0.3,), (0.5,), dataset="few & small") for method in ("original", "retrain")]
+  ablation = [result("ubp-10-mean", (0.2,), dataset="many", config={"partition": "ubp"})]
+  alone = [result("original", (0.2,), dataset="many", model="wmf")]
+  published = [result("retrain", (0.2,), (0.6,), dataset="many", config={"recipe": "lightul"})]
+  tuned = [result(method, (0.3,), dataset="many", model="lightgcn") for method in ("retrain", "ifru")]
+  page = _page.page([*few, *ablation, *alone, *published, *tuned], title="All", curves=CURVES)
+  names = ["lightgcn", "bprmf, recipe lightul", "wmf", "bprmf, partitions and aggregations"]
+  heads = [name.replace(",", " on many,", 1) if "," in name else f"{name} on many" for name in names]
+  assert re.findall("<h2 id=.*?>(.*?)</h2>", page) == [*heads, "bprmf on few &amp; small", "Ablations"]
+  links = re.search("<nav.*?</nav>", page)[0]
+  assert re.findall("<(?:p|a href=.*?)>(.*?)</", links) == [
+    "many", *names, "few &amp; small", "bprmf", "Curves", "Ablations",
+  ]  # fmt: skip
+  assert "<p>" not in re.search("<nav.*?</nav>", _page.page(tuned, title="One"))[0]
+
+
 def test_forget_sets_that_differ_get_sections():
   other = [result(method, (0.2, 0.2), (0.6, 0.6), forget_hash="e" * 64) for method in ("original", "retrain")]
   sections = _page.sections_of([*RESULTS, *other])
