@@ -118,6 +118,7 @@ _PORTS = {
   ("yelp2018", "lightgcn", 131072, 150): {"laser": "269,103,52", "receraser": "256,298,317"},
 }
 _TWICE = (
+  ("ml-1m", "lightgcn"),
   ("ml-1m", "bprmf"),
   ("gowalla", "lightgcn"),
   ("yelp2018", "lightgcn"),
