@@ -131,7 +131,7 @@ TABLES: dict[str, Table] = {
         for (model, flags), more in zip(_L2.items(), (",grapheraser", ",grapheraser", ""), strict=True)
       },
       **{
-        f"yelp2018-{model}-grapheraser": Part(flags=(*flags, f"--methods={_LABELS}"), seeds=1)
+        f"yelp2018-{model}-grapheraser": Part(flags=(*flags, f"--methods={_LABELS}"), seeds=2 if model == "wmf" else 1)
         for model, flags in _YELP_L2.items()
       },
       "yelp2018-bprmf-receraser": Part(
