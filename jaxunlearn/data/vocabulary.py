@@ -89,7 +89,7 @@ class Vocabulary:
     """Ids 0 … size-1, each at its own position: for files that hold positions already.
 
     Raises:
-      ValueError: size is negative.
+      ValueError: size is negative, or no whole number.
     """
     check_whole("size", size, least=0)
     return cls(np.arange(size, dtype=np.int64))
