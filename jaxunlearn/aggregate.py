@@ -26,7 +26,7 @@ from jaxunlearn.train import TrainConfig, fit
 
 KINDS = ("mean", "static", "attention", "combined")
 _SAMPLE = 512  # users whose scores set the unit in which "combined" adds
-# What a packed row costs of a batch's row in one shard: 1.8 and 2.6 µs of an attention's step at d = 64, two CPUs.
+# What a packed row costs of a batch's row in one shard: 1.8 and 2.6 µs of CPU of an attention's step at d = 64.
 _PACKED = 0.7
 
 

@@ -10,7 +10,7 @@ import time
 
 import jax
 
-from jaxunlearn._validate import check_finite, check_integers, check_positive, check_tables, check_trained, check_whole
+from jaxunlearn._validate import check_finite, check_positive, check_tables, check_trained, check_whole
 from jaxunlearn.base import Model, Params, Unlearner, UnlearnResult
 from jaxunlearn.data.interactions import Interactions
 from jaxunlearn.requests import retained_of
@@ -26,7 +26,6 @@ class FinetuneConfig:
   learning_rate: float | None = None  # step size, > 0; None: that of the training
 
   def __post_init__(self) -> None:
-    check_integers(self)
     check_whole("num_epochs", self.num_epochs)
     if self.learning_rate is not None:
       check_positive("learning_rate", self.learning_rate)

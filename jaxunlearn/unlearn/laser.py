@@ -9,7 +9,7 @@ import jax
 from flax import struct
 
 from jaxunlearn import partition as partitions
-from jaxunlearn._validate import check_choice, check_integers, check_own_vectors, check_whole
+from jaxunlearn._validate import check_choice, check_own_vectors, check_whole
 from jaxunlearn.base import Model, Params, Scorer, Unlearner, UnlearnResult, scorer_of
 from jaxunlearn.data.interactions import Interactions, capacity_for
 from jaxunlearn.epoch import TrainConfig, state_from
@@ -31,7 +31,6 @@ class LASERConfig:
   graph: str = "seen"  # LightGCN: a group propagates over the pairs of the groups so far, or over its "own" alone
 
   def __post_init__(self) -> None:
-    check_integers(self)
     check_whole("num_groups", self.num_groups)
     check_choice("graph", self.graph, GRAPHS)
 
