@@ -20,7 +20,9 @@ from jaxunlearn.train import TrainConfig, fit
 from jaxunlearn.unlearn._sharded import ShardConfig, sharded
 
 VectorsFn = Callable[[jax.Array, Interactions], Embeddings]
-NAMES = ("random", "ubp", "ubp-pairs", "ibp", "inbp", "inbp-released", "blpa", "bekm")
+# By hashes of ids: nothing about the pairs decides, so that unlearning is exact without a condition.
+HASHED = {"random": "interaction", "random-users": "user", "random-items": "item"}
+NAMES = (*HASHED, "ubp", "ubp-pairs", "ibp", "inbp", "inbp-released", "blpa", "bekm")
 
 
 def pretrained(key: jax.Array, interactions: Interactions, how: Recipe | None = None) -> Embeddings:
@@ -42,7 +44,7 @@ def partitioner(
   """(key, interactions) -> Partition of that name.
 
   Args:
-    name: random, ubp, ibp, inbp, blpa, bekm; "ubp-pairs" caps a shard's pairs instead of its users, "inbp-released"
+    name: random, ubp, ibp, inbp, blpa, bekm; "random-users" and "random-items" keep all pairs of one together, "ubp-pairs" caps a shard's pairs instead of its users, "inbp-released"
       has the anchors of RecEraser's released code, one number for all coordinates.
     num_shards: K.
     vectors: (key, interactions) -> Embeddings to partition by; `pretrained` when None. Vectors that never saw a pair
@@ -57,8 +59,8 @@ def partitioner(
 
   def make(key: jax.Array, interactions: Interactions) -> Partition:
     vector_key, key = jax.random.split(key)
-    if name == "random":
-      return partition.random(key, interactions, num_shards)
+    if name in HASHED:
+      return partition.random(key, interactions, num_shards, unit=HASHED[name])
     if name == "blpa":
       return partition.blpa(key, interactions, num_shards)
     found = source(vector_key, interactions)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 
-from jaxunlearn._validate import check_integers
+from jaxunlearn._validate import check_choice, check_integers
 from jaxunlearn.aggregate import AggregateConfig
 from jaxunlearn.base import Model, Unlearner
 from jaxunlearn.epoch import TrainConfig
+from jaxunlearn.partition.hashed import UNITS
 from jaxunlearn.shards import Placement
-from jaxunlearn.unlearn._partitions import partitioner
+from jaxunlearn.unlearn._partitions import HASHED, partitioner
 from jaxunlearn.unlearn._sharded import ShardConfig, sharded
 
 
@@ -18,12 +19,14 @@ class SISAConfig:
   """Hyper-parameters of SISA."""
 
   num_shards: int = 10  # K, ≥ 1
+  unit: str = "interaction"  # what is dealt to shards: each pair, or a "user" or an "item" with all of its pairs
   num_slices: int = 1  # R, stages a shard is trained in, ≥ 1; RecEraser's paper uses 1
   early_stopping: bool = False  # each shard stops by held-out pairs of its own
   shared_positives: bool = False  # as RecEraser's released sampler: negatives avoid other shards' pairs; not exact
 
   def __post_init__(self) -> None:
     check_integers(self)
+    check_choice("unit", self.unit, UNITS)
 
   def shard_config(self, train: TrainConfig, placement: Placement) -> ShardConfig:
     """In the terms of `_sharded`."""
@@ -76,4 +79,5 @@ def sisa(
   """
   config = config or SISAConfig()
   how = config.shard_config(train_config or TrainConfig(), placement or Placement())
-  return sharded(model, how, partitioner("random", config.num_shards), name="sisa", progress=progress)
+  name = next(name for name, unit in HASHED.items() if unit == config.unit)
+  return sharded(model, how, partitioner(name, config.num_shards), name="sisa", progress=progress)

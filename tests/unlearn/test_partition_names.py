@@ -21,6 +21,8 @@ def vectors(key, interactions):
 
 DIRECT = {
   "random": lambda key, data, v: partition.random(key, data, SHARDS),
+  "random-users": lambda key, data, v: partition.random(key, data, SHARDS, unit="user"),
+  "random-items": lambda key, data, v: partition.random(key, data, SHARDS, unit="item"),
   "ubp": lambda key, data, v: partition.ubp(key, data, v.user, SHARDS),
   "ubp-pairs": lambda key, data, v: partition.ubp(key, data, v.user, SHARDS, unit="interaction"),
   "ibp": lambda key, data, v: partition.ibp(key, data, v.item, SHARDS),

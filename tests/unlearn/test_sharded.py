@@ -48,6 +48,7 @@ def attention(**changes):
 
 METHODS = {
   "sisa": lambda model: sisa(model, TRAIN, SISAConfig(num_shards=4)),
+  "sisa_users": lambda model: sisa(model, TRAIN, SISAConfig(num_shards=4, unit="user")),
   "sisa_slices": lambda model: sisa(model, TRAIN, SISAConfig(num_shards=3, num_slices=3)),
   "grapheraser": lambda model: grapheraser(
     model,
@@ -332,6 +333,7 @@ def test_stage_epochs_do_the_work_of_one_run():
   [
     (lambda: RecEraserConfig(partition="inpb"), "inbp"),
     (lambda: GraphEraserConfig(partition="kmeans"), "bekm"),
+    (lambda: SISAConfig(unit="users"), "unit"),
     (lambda: SISAConfig(num_slices=0).shard_config(TRAIN, None), "num_slices"),
     (lambda: SISAConfig(num_slices=2, early_stopping=True).shard_config(TRAIN, None), "num_slices=1"),
     (lambda: LASERConfig(num_groups=0), "num_groups"),
