@@ -67,7 +67,7 @@ def verify_exact(key: jax.Array, unlearner: Unlearner, state: State) -> ExactRep
       differing[jax.tree_util.keystr(path)] = gap
   derived: list[str] = getattr(state, "derived", [])
   advice = (
-    'Exact given these. For exactness without a condition partition by ids (SISA, or partition="random"), or by '
+    'Exact given these. For exactness without a condition partition by ids (SISA, or partition="random-users"), or by '
     "vectors that never saw what may be forgotten, or partition anew and train everything."
     if derived
     else ""

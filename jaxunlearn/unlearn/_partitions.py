@@ -44,8 +44,9 @@ def partitioner(
   """(key, interactions) -> Partition of that name.
 
   Args:
-    name: random, ubp, ibp, inbp, blpa, bekm; "random-users" and "random-items" keep all pairs of one together, "ubp-pairs" caps a shard's pairs instead of its users, "inbp-released"
-      has the anchors of RecEraser's released code, one number for all coordinates.
+    name: random, ubp, ibp, inbp, blpa, bekm; "random-users" and "random-items" keep all pairs of one together,
+      "ubp-pairs" caps a shard's pairs instead of its users, "inbp-released" has the anchors of RecEraser's released
+      code, one number for all coordinates.
     num_shards: K.
     vectors: (key, interactions) -> Embeddings to partition by; `pretrained` when None. Vectors that never saw a pair
       that may be forgotten (side features, public data) make the partition as good as data-independent.

@@ -17,7 +17,7 @@ class RecEraserConfig:
   """Hyper-parameters of RecEraser."""
 
   num_shards: int = 10  # K, ≥ 1
-  partition: str = "inbp"  # inbp, ubp, ibp (Algorithms 1 and 2) and more; random is free of the partition's leak
+  partition: str = "inbp"  # inbp, ubp, ibp (Algorithms 1 and 2) and more; random… are free of the partition's leak
   aggregate: AggregateConfig = AggregateConfig(kind="attention")
   early_stopping: bool = False  # each shard stops by held-out pairs of its own
   shared_positives: bool = False  # as RecEraser's released sampler: negatives avoid other shards' pairs; not exact
@@ -41,7 +41,7 @@ def receraser(
   Guarantee: exact given its partition. `unlearn(key, fit(key, D), F)` is bitwise what training on D ∖ F with the same
   key *and the same partition* gives (CPU; elsewhere with deterministic scatters). The partition comes from embeddings
   that were trained on all of D and is not made anew: where retained pairs lie may still tell of F. The paper leaves
-  this open. `RecEraserConfig(partition="random")`, or `vectors` that never saw what may be forgotten, close it;
+  this open. `RecEraserConfig(partition="random-users")`, or `vectors` that never saw what may be forgotten, close it;
   `verify_exact` reports it.
 
   After a request: submodels of touched shards, their stages and the aggregator are trained anew from their own

@@ -70,6 +70,9 @@ METHODS["receraser_combined"] = lambda model: receraser(
   vectors=given_vectors,
 )
 METHODS["laser_own_graph"] = lambda model: laser(model, TRAIN, LASERConfig(num_groups=3, graph="own"))
+METHODS["receraser_users"] = lambda model: receraser(
+  model, TRAIN, RecEraserConfig(num_shards=4, partition="random-users", aggregate=attention())
+)
 ALL += [("receraser_combined", "bprmf"), ("laser_own_graph", "lightgcn")]
 
 
@@ -147,8 +150,19 @@ def test_users_items_and_pairs_of_several_shards_are_one_request(method, name, f
   assert np.all(np.isfinite(unlearner.scorer(new).scores(np.arange(40))))
 
 
-def test_without_a_condition_sisa_equals_its_own_fit_on_the_retained_pairs():
-  unlearner, data = METHODS["sisa_slices"](MODELS["bprmf"]), random_pairs()
+@pytest.mark.parametrize("name", MODELS)
+def test_whole_users_in_a_shard_by_hash_cost_a_user_one_shard(name, fitted):
+  unlearner, state = fitted("sisa_users", name)
+  result = unlearner.unlearn(KEY, state, Request(users=[5]))
+  (shard,) = np.unique(state.partition.shard[state.interactions.user == 5])
+  assert result.info["num_shards_retrained"] == 1 < np.unique(state.partition.shard).size
+  first = [[jax.tree.leaves(part)[0] for part in each.params] for each in (state, result.state)]
+  assert [old is new for old, new in zip(*first, strict=True)] == [k != shard for k in range(4)]
+
+
+@pytest.mark.parametrize("method", ["sisa_slices", "sisa_users", "receraser_users"])
+def test_without_a_condition_hashed_shards_equal_their_own_fit_on_the_retained_pairs(method):
+  unlearner, data = METHODS[method](MODELS["bprmf"]), random_pairs()
   forget = some(data, 0, 100, 101, 300)
   state = unlearner.unlearn(KEY, unlearner.fit(KEY, data), forget).state
   assert equal(state, unlearner.fit(KEY, data.without(forget)))
