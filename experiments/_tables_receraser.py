@@ -10,8 +10,12 @@ SPARSE = ("--epochs=60", "--train.num_negatives=4", "--train.batch_size=8192", "
 LARGE_BATCHES = ("--shards.train.batch_size=4096",)
 
 
+_USERS = "sisa[unit=user]"  # a user's shard by a hash of the user
+_HASHED = "receraser-ubp[partition=random-users]"
+
+
 def _receraser(model: str, epochs: int, seeds: int, *more: str) -> Part:
-  methods = "original,retrain,sisa,grapheraser,receraser,receraser-released,receraser-ubp"
+  methods = f"original,retrain,sisa,{_USERS},grapheraser,receraser,receraser-released,receraser-ubp,{_HASHED}"
   return Part(
     flags=("--dataset=ml-1m-receraser", f"--models={model}", f"--epochs={epochs}", "--pairs=1", f"--methods={methods}",
            *more),
@@ -120,7 +124,7 @@ TABLES: dict[str, Table] = {
   ),
   "receraser-3-l2": Table(
     title="RecEraser, table 3, with less L2 in shards (BPRMF 1e-2 and WMF none, as its code; LightGCN 1e-4): RecEraser "
-    "as released, with hardly any L2 of aggregated vectors; GraphEraser by label propagation",
+    "as released, with hardly any L2 of aggregated vectors; GraphEraser by label propagation; whole users at random",
     metrics=("utility.recall@20", "utility.ndcg@20", "efficiency.unlearn_seconds"),
     parts={
       "bprmf-receraser": Part(
@@ -132,6 +136,11 @@ TABLES: dict[str, Table] = {
       },
       **{
         f"yelp2018-{model}-grapheraser": Part(flags=(*flags, f"--methods={_LABELS}"), seeds=2 if model == "wmf" else 1)
+        for model, flags in _YELP_L2.items()
+      },
+      **{f"{model}-users": Part(flags=(*flags, f"--methods={_USERS}"), seeds=2) for model, flags in _L2.items()},
+      **{
+        f"yelp2018-{model}-users": Part(flags=(*flags, f"--methods={_USERS}"), seeds=2)
         for model, flags in _YELP_L2.items()
       },
       "yelp2018-bprmf-receraser": Part(
@@ -148,7 +157,8 @@ TABLES: dict[str, Table] = {
       *(f"shards/c583a12b/yelp2018/{model}/retrain" for model in ("bprmf", "wmf")),
       *(f"shards/2ffa2933/ml-1m-receraser/{model}/{method}" for model in _L2 for method in ("original", "retrain")),
     ),
-    paper="receraser", alias={name: name.partition("[")[0] for name in (_RELEASED_L2, _LABELS, _FEW_L2, _BY_USERS)},
+    paper="receraser", alias={name: name.partition("[")[0] for name in (_RELEASED_L2, _LABELS, _FEW_L2, _BY_USERS)}
+    | {_USERS: "grapheraser"},  # whose printed rows they have
   ),
   "receraser-3-longer": Table(
     title="RecEraser, table 3, SISA with three times the epochs a shard; WMF, GraphEraser too, without L2, as its code",
@@ -159,14 +169,16 @@ TABLES: dict[str, Table] = {
                "--shards.train.num_epochs=150", f"--methods=sisa,{_SHARED}"),
         seeds=2,
       ),
-      "wmf": Part(flags=(*_L2["wmf"], "--shards.train.num_epochs=150", f"--methods={_LABELS},sisa"), seeds=2),
-      "yelp2018-wmf": Part(flags=(*_YELP_L2["wmf"], "--shards.train.num_epochs=150", f"--methods={_LABELS}"), seeds=1),
+      "wmf": Part(flags=(*_L2["wmf"], "--shards.train.num_epochs=150", f"--methods={_LABELS},sisa,{_USERS}"), seeds=2),
+      "yelp2018-wmf": Part(
+        flags=(*_YELP_L2["wmf"], "--shards.train.num_epochs=150", f"--methods={_LABELS},{_USERS}"), seeds=1,
+      ),
     },
     kept=(
       "longer/2ffa2933", "longer/c583a12b", "shards/c583a12b/yelp2018/wmf/retrain",
       *(f"shards/2ffa2933/ml-1m-receraser/{model}/{method}" for model in ("bprmf", "wmf")
         for method in ("original", "retrain")),
     ),
-    paper="receraser", alias={_SHARED: "sisa", _LABELS: "grapheraser"},
+    paper="receraser", alias={_SHARED: "sisa", _LABELS: "grapheraser", _USERS: "grapheraser"},
   ),
 }  # fmt: skip
