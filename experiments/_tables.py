@@ -7,7 +7,7 @@ from experiments._reproductions import Part, Table
 from experiments._tables_receraser import LARGE_BATCHES, SPARSE
 
 _POST_HOC = "original,retrain,finetune,gradient-ascent,ifru,l2unrank,rownewton,lightul-wm,lightul"
-_OWN = "sisa,receraser-ubp,laser"
+_OWN = "sisa,sisa[unit=user],receraser-ubp,laser"
 
 
 def _lightul(kind: str) -> dict[str, Part]:
@@ -53,7 +53,7 @@ def _lightul(kind: str) -> dict[str, Part]:
     # Shards train models of their own: parts that stand alone.
     for dataset, name, methods, seeds, more in (
       ("gowalla", "receraser", "receraser-ubp", 2, ()),
-      ("gowalla", "laser", "laser", 1, LARGE_BATCHES),
+      ("gowalla", "laser", "laser", 2, LARGE_BATCHES),
       ("yelp2018", "receraser", "receraser-ubp", 2, LARGE_BATCHES),
       ("yelp2018", "laser", "laser", 2, LARGE_BATCHES),
     ):

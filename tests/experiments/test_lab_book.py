@@ -34,11 +34,18 @@ METHODS = {
   "LightUL-WM": "lightul-wm[preserve]",
   "LightUL": "lightul[preserve]",
   "SISA": "sisa",
+  "SISA, whole users": "sisa[unit=user]",
+  "RecEraser, users at random": "receraser-ubp[partition=random-users]",
   "LASER": "laser",
   "GraphEraser (BEKM)": "grapheraser",
   "RecEraser, InBP as printed": "receraser",
   "RecEraser, InBP as released": "receraser-released",
   "RecEraser, UBP, combined": "receraser-ubp",
+}
+PARTITIONS = {
+  "BEKM": "grapheraser",
+  "label propagation": "grapheraser[partition=blpa]",
+  "users at random": "sisa[unit=user]",
 }
 METRICS = {
   "AUC": "completeness.auc",
@@ -137,10 +144,10 @@ def test_grapheraser_by_partition_and_l2():
   """Its rows of RecEraser's table 3: shards as tuned and as the code has them, beside the printed numbers."""
   printed = json.loads((_readme.KEPT.parent / "printed.json").read_text("utf-8"))["receraser"]["cells"]
   rows = tables("data | model | GraphEraser's partition")
-  assert len(rows) == 11 + 7
+  assert len(rows) == 18 + 11
   for row in rows:
     data, request = {"ml-1m": ("ml-1m-receraser", "2ffa2933"), "yelp2018": ("yelp2018", "c583a12b")}[row["data"]]
-    method = "grapheraser" + ("[partition=blpa]" if row["GraphEraser's partition"] == "label propagation" else "")
+    method = PARTITIONS[row["GraphEraser's partition"]]
     paths = _readme.KEPT.glob(f"*/{request}/{data}/{row['model']}/{method.replace('[', '[[]')}/result.json")
     found = [json.loads(path.read_text("utf-8")) for path in paths]
     l2, _, epochs = row["shards'"].rpartition("L2 ")[2].partition(", ")
