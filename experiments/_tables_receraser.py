@@ -38,6 +38,11 @@ _FEW_LAST = f"receraser-released[{_LAST}+aggregate.train.num_epochs=10]"
 _RELEASED_L2 = "receraser-released[shared_positives=True+aggregate.row_l2=0.004+aggregate.train.num_epochs=40]"
 _FEW_L2 = "receraser-released[shared_positives=True+aggregate.row_l2=0.004+aggregate.train.num_epochs=10]"
 _BY_USERS = "receraser[partition=ubp-pairs]"
+# Rows that a shard has no pair of have a say in its scores, as in the code.
+_ABSENT = (
+  "grapheraser[partition=blpa+aggregate.mask_absent=False]",
+  "receraser[partition=random-users+aggregate.kind=mean+aggregate.mask_absent=False]",
+)
 # Shards' L2 as in RecEraser's README, which its code leaves out for WMF; LightGCN on ml-1m: a tenth of the README's.
 _L2 = {
   model: ("--dataset=ml-1m-receraser", f"--models={model}", f"--epochs={epochs}", "--pairs=1", *more)
@@ -143,6 +148,7 @@ TABLES: dict[str, Table] = {
         f"yelp2018-{model}-users": Part(flags=(*flags, f"--methods={_USERS}"), seeds=2)
         for model, flags in _YELP_L2.items()
       },
+      "wmf-absent": Part(flags=(*_L2["wmf"], f"--methods={','.join(_ABSENT)}"), seeds=2),
       "yelp2018-bprmf-receraser": Part(
         flags=(*_YELP_L2["bprmf"], "--shards.train.num_epochs=50", "--shards.train.user_weight_power=1.0",
                f"--methods={_FEW_L2}"),
@@ -158,7 +164,7 @@ TABLES: dict[str, Table] = {
       *(f"shards/2ffa2933/ml-1m-receraser/{model}/{method}" for model in _L2 for method in ("original", "retrain")),
     ),
     paper="receraser", alias={name: name.partition("[")[0] for name in (_RELEASED_L2, _LABELS, _FEW_L2, _BY_USERS)}
-    | {_USERS: "grapheraser"},  # whose printed rows they have
+    | dict.fromkeys((_USERS, *_ABSENT), "grapheraser"),  # whose printed rows they have
   ),
   "receraser-3-longer": Table(
     title="RecEraser, table 3, SISA with three times the epochs a shard; WMF, GraphEraser too, without L2, as its code",
@@ -171,7 +177,7 @@ TABLES: dict[str, Table] = {
       ),
       "wmf": Part(flags=(*_L2["wmf"], "--shards.train.num_epochs=150", f"--methods={_LABELS},sisa,{_USERS}"), seeds=2),
       "yelp2018-wmf": Part(
-        flags=(*_YELP_L2["wmf"], "--shards.train.num_epochs=150", f"--methods={_LABELS},{_USERS}"), seeds=1,
+        flags=(*_YELP_L2["wmf"], "--shards.train.num_epochs=150", f"--methods={_LABELS},{_USERS}"), seeds=2,
       ),
     },
     kept=(

@@ -125,7 +125,7 @@ def curves(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
   def values(cell: tuple[str, int, str], metric: str) -> tuple[float, float] | None:
     if cell not in cells:  # a command that ran part of the grid
       return None
-    return mean_sd([_number(result, metric) for result in cells[cell]])
+    return mean_sd([number for result in cells[cell] for number in _numbers(result, metric)])
 
   kinds = [kind for kind in KINDS if any(cell[2] == kind for cell in cells)]
   names = [name for name in NAMES if any((name, 10, kind) in cells for kind in kinds)]
@@ -146,10 +146,11 @@ def curves(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
   return found
 
 
-def _number(result: dict[str, Any], metric: str) -> float:
+def _numbers(result: dict[str, Any], metric: str) -> list[float]:
+  """A metric's values, one a seed: a cell has one, what `summarise` pooled has several."""
   part, _, name = metric.partition(".")
   value = result[part][name]
-  return float(value["mean"] if isinstance(value, dict) else value)
+  return [float(number) for number in (value["values"] if isinstance(value, dict) else [value]) if number is not None]
 
 
 def _curve(title: str, x_label: str, y_label: str, series: list[str], x: list[Any], value: Any) -> dict[str, Any]:

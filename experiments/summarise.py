@@ -16,6 +16,7 @@ from typing import Any
 from absl import flags
 
 from experiments import _flags, _methods, _report, _results
+from jaxunlearn.aggregate import AggregateConfig
 from jaxunlearn.train import TrainConfig
 
 FLAGS = flags.FLAGS
@@ -48,7 +49,8 @@ def _config(result: Mapping[str, Any]) -> dict[str, Any]:
   config = dict(result.get("config") or {})
   train = _results.plain(TrainConfig())
   method = _results.plain(_methods.CONFIGS.get(str(result["method"]).partition("[")[0])) or {}
-  for part, default in (("train", train), ("shard_train", train), ("method", method)):
+  aggregate = _results.plain(AggregateConfig())  # of `shards`, whose cells are no method's
+  for part, default in (("train", train), ("shard_train", train), ("aggregate", aggregate), ("method", method)):
     if isinstance(config.get(part), Mapping):
       config[part] = _filled(config[part], default)
   return config

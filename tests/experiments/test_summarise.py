@@ -1,6 +1,8 @@
 """Pooling of seeds: the numbers of a table are the same from the summaries as from the cells."""
 
 import copy
+import functools
+import json
 import math
 import os
 import subprocess
@@ -34,22 +36,21 @@ CELLS = [
 ]
 
 
+def call(script, name, value):
+  """A script's function in a process of its own: scripts define flags, two of them in one process clash."""
+  code = f"import json, sys; from experiments.{script} import {name}; print(json.dumps({name}(json.load(sys.stdin))))"
+  done = subprocess.run(
+    [sys.executable, "-c", code], input=json.dumps(value), capture_output=True, text=True, cwd=ROOT, check=False
+  )
+  if done.returncode:
+    raise ValueError(done.stderr.splitlines()[-1])
+  return json.loads(done.stdout)
+
+
 @pytest.fixture(scope="module")
 def pool():
-  """The function, from a process' own import: scripts define flags, two of them in one process clash."""
-  code = "import json, sys; from experiments.summarise import pool; print(json.dumps(pool(json.load(sys.stdin))))"
-
-  def run(results):
-    import json
-
-    done = subprocess.run(
-      [sys.executable, "-c", code], input=json.dumps(results), capture_output=True, text=True, cwd=ROOT, check=False
-    )
-    if done.returncode:
-      raise ValueError(done.stderr.splitlines()[-1])
-    return json.loads(done.stdout)
-
-  return run
+  """`summarise.pool`."""
+  return functools.partial(call, "summarise", "pool")
 
 
 def test_seeds_are_pooled_in_order_and_tables_stay_the_same(pool):
@@ -98,6 +99,32 @@ def test_a_field_of_the_training_newer_than_a_result_counts_as_its_default(pool)
   new["shard_train"]["reference_batch_size"] = 512
   with pytest.raises(ValueError, match="configuration"):
     pool([first, cell("receraser", 1, 0.4, 0.5, 1.0, config=new)])
+
+
+def test_a_field_of_an_ablation_newer_than_a_result_counts_as_its_default(pool):
+  old = {"kind": "mean", "train": {"num_epochs": 4}}
+  new = {**old, "transfer": True, "train": {"num_epochs": 4, "reference_batch_size": None}}
+  first = cell("ubp-10-mean", 0, 0.3, 0.5, 1.0, config={"partition": "ubp", "aggregate": old})
+  second = cell("ubp-10-mean", 1, 0.4, 0.5, 1.0, config={"partition": "ubp", "aggregate": new})
+  (pooled,) = pool([first, second])
+  assert pooled["seeds"] == [0, 1]
+  second["config"]["aggregate"]["transfer"] = False
+  with pytest.raises(ValueError, match="configuration"):
+    pool([first, second])
+
+
+def test_the_curves_of_an_ablation_are_the_same_from_pooled_seeds(pool):
+  def one(partition, seed, recall):
+    config = {"partition": partition, "num_shards": 10, "aggregate": {"kind": "mean"}}
+    result = cell(f"{partition}-10-mean", seed, 0.3, 0.5, 1.0, config=config)
+    return {**result, "utility": {"recall@20": recall}}
+
+  cells = [one("ubp", 0, 0.25), one("ubp", 1, 0.5), one("ibp", 0, 0.125), one("ibp", 1, 0.375)]
+  (drawn,) = call("shards", "curves", cells)
+  (series,) = drawn["series"]
+  assert series["x"] == ["ubp", "ibp"] and series["y"] == [0.375, 0.25]
+  assert series["sd"] == pytest.approx([0.25 / math.sqrt(2)] * 2)
+  assert call("shards", "curves", pool(cells)) == [drawn]
 
 
 def test_as_a_command(tmp_path):
