@@ -46,6 +46,10 @@ PARTITIONS = {
   "BEKM": "grapheraser",
   "label propagation": "grapheraser[partition=blpa]",
   "users at random": "sisa[unit=user]",
+  "label propagation, absent rows heard": "grapheraser[partition=blpa+aggregate.mask_absent=False]",
+  "users at random, absent rows heard": (
+    "receraser[partition=random-users+aggregate.kind=mean+aggregate.mask_absent=False]"
+  ),
 }
 METRICS = {
   "AUC": "completeness.auc",
@@ -144,7 +148,7 @@ def test_grapheraser_by_partition_and_l2():
   """Its rows of RecEraser's table 3: shards as tuned and as the code has them, beside the printed numbers."""
   printed = json.loads((_readme.KEPT.parent / "printed.json").read_text("utf-8"))["receraser"]["cells"]
   rows = tables("data | model | GraphEraser's partition")
-  assert len(rows) == 18 + 11
+  assert len(rows) == 18 + 13
   for row in rows:
     data, request = {"ml-1m": ("ml-1m-receraser", "2ffa2933"), "yelp2018": ("yelp2018", "c583a12b")}[row["data"]]
     method = PARTITIONS[row["GraphEraser's partition"]]
@@ -161,6 +165,20 @@ def test_grapheraser_by_partition_and_l2():
       check(row[name], result, f"utility.{name.lower()}", row)
       paper = printed[f"{data}/{row['model']}/grapheraser"][f"utility.{name.lower()}"]
       assert float(row[f"printed {name}"]) == paper, row
+
+
+def test_partitions_by_aggregation():
+  """RecEraser's figures 2 and 3: Recall@20 of every pair, and how many seeds the heading promises."""
+  rows = tables("partition | largest / mean shard")
+  assert len(rows) == 6
+  for row in rows:
+    for kind in ("mean", "static", "attention", "combined"):
+      path = _readme.KEPT / "ablation" / "ml-1m-receraser" / "bprmf" / f"{row['partition']}-10-{kind}" / "result.json"
+      assert (row[kind] == "–") == (not path.exists()), row
+      if path.exists():
+        result = json.loads(path.read_text("utf-8"))
+        assert len(result["seeds"]) == 2
+        check(row[kind], result, "utility.recall@20", row)
 
 
 def test_lightul_objectives():
