@@ -155,7 +155,7 @@ TABLES: dict[str, Table] = {
         seeds=1,
       ),
       "yelp2018-bprmf-receraser-ubp": Part(
-        flags=(*_YELP_L2["bprmf"], "--shards.train.num_epochs=50", f"--methods={_BY_USERS}"), seeds=1,
+        flags=(*_YELP_L2["bprmf"], "--shards.train.num_epochs=50", f"--methods={_BY_USERS}"), seeds=2,
       ),
     },
     kept=(
