@@ -148,7 +148,7 @@ def test_grapheraser_by_partition_and_l2():
   """Its rows of RecEraser's table 3: shards as tuned and as the code has them, beside the printed numbers."""
   printed = json.loads((_readme.KEPT.parent / "printed.json").read_text("utf-8"))["receraser"]["cells"]
   rows = tables("data | model | GraphEraser's partition")
-  assert len(rows) == 18 + 13
+  assert len(rows) == 18 + 14
   for row in rows:
     data, request = {"ml-1m": ("ml-1m-receraser", "2ffa2933"), "yelp2018": ("yelp2018", "c583a12b")}[row["data"]]
     method = PARTITIONS[row["GraphEraser's partition"]]
