@@ -13,6 +13,7 @@ import difflib
 import functools
 import inspect
 import io
+import signal
 import sys
 import textwrap
 import tokenize
@@ -289,6 +290,8 @@ def run(
     positional: what the words that are not flags mean; empty: there must be none.
     interrupted: said after Ctrl-C; say so where a script has nothing to resume from.
   """
+  if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:  # so during the imports (experiments/__init__.py)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
   if "debug" not in flags.FLAGS:
     flags.DEFINE_boolean("debug", False, "show tracebacks of errors")
 

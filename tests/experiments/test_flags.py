@@ -1,6 +1,7 @@
 """Flags from configs: types, help, suggestions, exit codes."""
 
 import dataclasses
+import signal
 import subprocess
 import sys
 import textwrap
@@ -242,3 +243,29 @@ def test_script_tracebacks(script):
   assert code == 1 and "Traceback" in err
   code, _, err = script("--dataset=fault")
   assert code == 1 and "RuntimeError: ours" in err and "Traceback" in err
+
+
+def test_ctrl_c_while_a_script_imports_ends_it_without_a_word(tmp_path):
+  # A stand-in for absl, which every script imports first, presses Ctrl-C.
+  (tmp_path / "absl.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nraise SystemExit(3)\n")
+  done = subprocess.run(
+    [sys.executable, "-m", "experiments.fit"], cwd=Path(_flags.__file__).parents[1], env={"PYTHONPATH": str(tmp_path)},
+    capture_output=True, text=True, timeout=120, check=False,
+  )  # fmt: skip
+  assert (done.returncode, done.stderr) == (-signal.SIGINT, "")
+
+
+def test_ctrl_c_after_the_imports_is_told_in_a_line():
+  script = """
+    import os, signal, sys
+    sys.argv = ["-m"]  # as while `python -m experiments.NAME` imports the package
+    import experiments
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+    from experiments import _flags
+    _flags.run(lambda words: os.kill(os.getpid(), signal.SIGINT))
+  """
+  done = subprocess.run(
+    [sys.executable, "-c", textwrap.dedent(script)], env={"PYTHONPATH": str(Path(_flags.__file__).parents[1])},
+    capture_output=True, text=True, timeout=120, check=False,
+  )  # fmt: skip
+  assert (done.returncode, done.stderr.strip()) == (130, "Interrupted: state saved; the same command resumes.")
