@@ -109,7 +109,7 @@ class Cells:
       found = _common.select_epochs(
         jax.random.key(0), self.model, data, recipe.train_config, folder=self.folder / "select", progress=self.progress
       )
-      _identity.write_json(path, _results.plain({"num_epochs": max(1, found.num_epochs), "history": found.history}))
+      _identity.write_json(path, {"num_epochs": max(1, found.num_epochs), "history": found.history})
     return int(json.loads(path.read_text(encoding="utf-8"))["num_epochs"])
 
   def path(self, method: str, seed: int, objective: str = "preserve") -> Path:

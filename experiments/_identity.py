@@ -74,7 +74,7 @@ def claim(folder: Path, identity: Mapping[str, Any], defaults: Mapping[str, Any]
       f"{folder} holds {foreign[0]} of another kind of run. Pass --overwrite to start anew there, or another --out."
     )
   folder.mkdir(parents=True, exist_ok=True)
-  write_json(path, plain(identity))
+  write_json(path, identity)
 
 
 def kept(
@@ -94,7 +94,7 @@ def kept(
     return dict(stored["found"])
   found = plain(make())
   path.parent.mkdir(parents=True, exist_ok=True)
-  write_json(path, {"identity": plain(identity), "found": found})
+  write_json(path, {"identity": identity, "found": found})
   return dict(found)
 
 
@@ -126,10 +126,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, value: Any) -> None:
-  """Writes a JSON file, whole or not at all."""
+  """Writes a JSON file, whole or not at all, of `plain` values: a number that is not finite becomes null."""
   temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
   try:
-    temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    temporary.write_text(json.dumps(plain(value), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     os.replace(temporary, path)
   finally:
     temporary.unlink(missing_ok=True)

@@ -391,6 +391,7 @@ def test_shards(call, call_all, folder):
   plots = {plot["title"]: plot for plot in json.loads((written / "curves.json").read_text("utf-8"))}
   by_partition = plots["Recall@20 by partition and aggregation, 10 shards"]["series"]
   assert [line["name"] for line in by_partition] == ["mean", "attention"]
+  assert by_partition[0]["sd"] == [None, None]  # of one seed; NaN is no JSON
   assert by_partition[1]["x"] == ["random", "ubp"] and by_partition[1]["y"][1] == result["utility"]["recall@20"]
   assert plots["seconds a request by the number of shards, random"]["series"][0]["x"] == [2, 10]
   page = (written / "index.html").read_text("utf-8")
