@@ -90,7 +90,8 @@ def unlearn(
 
   Raises:
     ValueError: a model that it is not defined for; parameters or a result that are not finite; curvature that stays
-      negative however much damping was added; a pair that was not trained on; nothing would be retained.
+      negative however much damping was added; a pair that was not trained on; nothing would be retained, or of
+      lightgcn only users who have every item.
 
   Guarantee: approximate, and a demotion of ranks rather than a removal of data: no bound is known, and no noise is
   added. Rows outside the scope are bitwise unchanged (LightGCN: its layer-0 rows; vectors move with the graph).
@@ -117,6 +118,12 @@ def unlearn(
   before = model.context(interactions)
   vectors = model.encode(params, before)
   after = None if before is None else model.context(retained)
+  degrees = retained.user_degrees()
+  if after is not None and np.all((degrees == 0) | (degrees == retained.num_items)):
+    raise ValueError(
+      "L2UnRank on a graph weighs retained pairs against negatives, and every user who remains has every item, so "
+      "that there is no curvature; use retrain."
+    )
   static = build_static(model, config, propagates=before is not None)
   system, region = build_system(key, static, vectors, interactions, retained, forget, config)
   tables, report, damping, raised = _solve(jax.random.fold_in(key, 1), params, before, after, system, static, config)

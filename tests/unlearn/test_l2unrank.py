@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from jaxunlearn import linalg, models
+from jaxunlearn.data.interactions import Interactions
 from jaxunlearn.requests import Request
 from jaxunlearn.train import TrainConfig
 from jaxunlearn.unlearn import _l2unrank_rows
@@ -431,6 +432,19 @@ def test_bad_input_is_refused():
   ):  # fmt: skip
     with pytest.raises(ValueError, match=next(iter(change))):
       L2UnRankConfig(**change)
+
+
+def test_a_graph_whose_only_users_have_every_item_is_refused():
+  """Their pairs weigh nothing, as no negative is left; without a graph no row of theirs is asked to move."""
+  data = Interactions.from_pairs([0, 0, 0, 0, 1, 1], [0, 1, 2, 3, 0, 1], num_users=2, num_items=4)
+  for model in ALL:
+    params, leaves = model.init(jax.random.key(0), 2, 4), data.select(data.user == 1)
+    if model is GCN:
+      with pytest.raises(ValueError, match="every user who remains has every item.* use retrain"):
+        unlearn(KEY, model, params, data, leaves)
+      unlearn(KEY, model, params, data, leaves.select(leaves.item == 0))  # whoever remains can be compared with
+    else:
+      unlearn(KEY, model, params, data, leaves)
 
 
 def test_the_preset_reads_the_training():
