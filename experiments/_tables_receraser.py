@@ -168,6 +168,17 @@ TABLES: dict[str, Table] = {
     paper="receraser", alias={name: name.partition("[")[0] for name in (_RELEASED_L2, _LABELS, _FEW_L2, _BY_USERS)}
     | dict.fromkeys((_USERS, *_ABSENT), "grapheraser"),  # whose printed rows they have
   ),
+  "receraser-3-c0": Table(
+    title="RecEraser, table 3, GraphEraser's WMF on yelp2018 with ml-1m's weight of unobserved entries, without L2",
+    metrics=("utility.recall@20", "utility.ndcg@20", "efficiency.unlearn_seconds"),
+    parts={
+      "yelp2018-wmf": Part(
+        flags=(*_YELP_L2["wmf"], "--shards.wmf.unobserved_weight=0.2", f"--methods={','.join(_ABSENT)}"), seeds=2,
+      ),
+    },
+    kept=("released-c0/c583a12b", "shards/c583a12b/yelp2018/wmf/retrain"),
+    paper="receraser", alias=dict.fromkeys(_ABSENT, "grapheraser"),
+  ),
   "receraser-3-longer": Table(
     title="RecEraser, table 3, SISA with three times the epochs a shard; WMF, GraphEraser too, without L2, as its code",
     metrics=("utility.recall@20", "utility.ndcg@20", "efficiency.unlearn_seconds"),

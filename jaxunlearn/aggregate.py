@@ -385,6 +385,7 @@ def combined_vectors(attended: Embeddings, vectors: ShardVectors, mean_weight: j
   return Embeddings(*(jnp.concatenate([a, scale * b], axis=1) for a, b in zip(attended, own, strict=True)))
 
 
+@jax.default_matmul_precision("highest")  # as served vectors are; TF32 has 10 bits
 def aggregated_scorer(model: Model, vectors: ShardVectors, params: Params, config: AggregateConfig) -> Scorer:
   """What is served: submodels and aggregator as one scorer."""
   num_shards = vectors.user.shape[0]

@@ -24,6 +24,7 @@ class Clusters(NamedTuple):
 
 
 @jax.jit
+@jax.default_matmul_precision("highest")
 def assign(points: jax.Array, centers: jax.Array, allowed: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
   """Nearest centre of each point, ties to the lowest number, and its squared distance (≥ 0).
 
@@ -53,6 +54,7 @@ def assign(points: jax.Array, centers: jax.Array, allowed: jax.Array | None = No
 
 
 @functools.partial(jax.jit, static_argnames=("num_clusters", "num_iterations"))
+@jax.default_matmul_precision("highest")
 def kmeans(
   key: jax.Array, points: jax.Array, present: jax.Array, *, num_clusters: int, num_iterations: int
 ) -> Clusters:

@@ -2,7 +2,8 @@
 
 Where the package looks at the platform it is told "gpu", so that the branches for accelerators run, on the CPU; every
 program that is called is lowered for a GPU and a TPU, too. NPZ gets what is served and measured. Prints a JSON object:
-number of programs, which could not be lowered and why, and the kernels that are not XLA's own.
+number of programs, which could not be lowered and why, the kernels that are not XLA's own, and the programs with a
+matrix product whose operands an accelerator may round (TF32, bfloat16).
 """
 
 import functools
@@ -18,6 +19,7 @@ _jit = jax.jit
 programs = set()
 failures = {}
 kernels = set()
+rounded = set()
 
 
 class Lowered:
@@ -47,6 +49,9 @@ class Lowered:
         failures[f"{self._name} for {platform}"] = f"{type(error).__name__}: {error}"
       else:
         kernels.update(re.findall(r"custom_call @(\w+)", text))
+        # One that contracts nothing is a product of elements, which XLA makes of it before any rounding.
+        products = re.findall(r"dot_general .*contracting_dims = \[\d.*", text)
+        rounded.update(self._name for product in products if "precision = [HIGHEST, HIGHEST]" not in product)
 
 
 def as_if_accelerated():
@@ -119,7 +124,8 @@ def main(path, names):
   """Runs, writes and prints."""
   as_if_accelerated()
   np.savez(path, **of_methods(names), **of_graph(), **of_metrics())
-  print(json.dumps({"programs": len(programs), "failures": failures, "kernels": sorted(kernels)}))
+  report = {"programs": len(programs), "failures": failures, "kernels": sorted(kernels), "rounded": sorted(rounded)}
+  print(json.dumps(report))
 
 
 if __name__ == "__main__":

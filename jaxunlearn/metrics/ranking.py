@@ -51,7 +51,7 @@ def _masked_top_k(scorer: Scorer, chunk: _chunks.Chunks, k: int) -> tuple[jax.Ar
   scores = _scores(scorer, chunk)
   # A sum that is a matrix-vector product: counting isnan took as long as the ranking on a CPU. It also is NaN where
   # both infinities are present, so `_check_nan` counts before it blames.
-  suspect = scores @ jnp.ones(scores.shape[1], scores.dtype)
+  suspect = jnp.matmul(scores, jnp.ones(scores.shape[1], scores.dtype), precision="highest")
   flat = scores.reshape(-1).at[chunk.mask_keys].set(-jnp.inf, mode="drop")  # padding keys are out of range
   values, items = top_k(flat.reshape(scores.shape), k)
   return values, items, suspect

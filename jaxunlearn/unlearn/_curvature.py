@@ -151,6 +151,7 @@ def _scaled(system: System) -> jax.Array:
 
 
 @functools.partial(jax.jit, static_argnames=("static",))
+@jax.default_matmul_precision("highest")
 def solve(
   problem: Problem,
   gradient: jax.Array,

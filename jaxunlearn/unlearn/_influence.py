@@ -276,6 +276,7 @@ def gram_of(problem: Problem, static: Static, counted: jax.Array) -> Gram:
 
 
 @functools.partial(jax.jit, static_argnames=("static",))
+@jax.default_matmul_precision("highest")
 def forgotten_gradient(problem: Problem, *, static: Static) -> tuple[jax.Array, jax.Array]:
   """The gradient that disappears with the request, in the scoped rows: two arrays [S, d].
 

@@ -26,6 +26,7 @@ class Report(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnames=("static",))
+@jax.default_matmul_precision("highest")  # conjugate gradient stalls on TF32
 def influence_step(
   key: jax.Array,
   params: Params,
@@ -100,9 +101,9 @@ def influence_step(
   grams: Tables | None = None
   if static.loss == "squares":
     present, left = (tables[0] * mask[:, None] for mask in (system.present, system.gone_user))
-    grams = _matmul(present.T, present), _matmul(cleared[1].T, cleared[1])
+    grams = present.T @ present, cleared[1].T @ cleared[1]
     # A user who is wholly forgotten is no row of the loss any more, so its unobserved entries leave too.
-    rhs = rhs[0], rhs[1] + 2.0 * scalars.unobserved * _matmul(own[1], _matmul(left.T, left))
+    rhs = rhs[0], rhs[1] + 2.0 * scalars.unobserved * (own[1] @ (left.T @ left))
   # A wholly forgotten item's row holds what the forgotten pairs taught it, so it is placed anew, as a negative only.
   again = system.support.replace(count=jnp.where(jnp.any(gone_item), system.support.count, 0))
   rhs = rhs[0], jnp.where(gone_item, -pulled_back(again, support_items, start, cleared, after)[1], rhs[1])
@@ -115,12 +116,12 @@ def influence_step(
     if static.propagates:
       out = jax.vjp(lambda m: encode(m, cleared, after), start)[1](out)[0]
     if grams is not None:
-      crossed = _matmul(vector[0].T, start[0]), _matmul(vector[1].T, start[1])
+      crossed = vector[0].T @ start[0], vector[1].T @ start[1]
       if static.exact:
         crossed = crossed[0] + crossed[0].T, crossed[1] + crossed[1].T
       whole = (
-        _matmul(vector[0], grams[1]) + _matmul(start[0], crossed[1]),
-        _matmul(vector[1], grams[0]) + _matmul(start[1], crossed[0]),
+        vector[0] @ grams[1] + start[0] @ crossed[1],
+        vector[1] @ grams[0] + start[1] @ crossed[0],
       )
       out = _add(out, whole, 2.0 * scalars.unobserved)
     return _pair(o + r[:, None] * v for o, r, v in zip(out, ridge, vector, strict=True))
@@ -163,7 +164,3 @@ def _pair(parts: object) -> Tables:
 
 def _add(a: Tables, b: Tables, scale: jax.Array | float = 1.0) -> Tables:
   return a[0] + scale * b[0], a[1] + scale * b[1]
-
-
-def _matmul(a: jax.Array, b: jax.Array) -> jax.Array:
-  return jnp.matmul(a, b, precision="highest")  # conjugate gradient stalls on TF32

@@ -53,6 +53,7 @@ def solve_blocks(factor: jax.Array, right: jax.Array) -> jax.Array:
 
 
 @functools.partial(jax.jit, static_argnames=("static", "side", "moved"))
+@jax.default_matmul_precision("highest")
 def sweep(
   key: jax.Array,
   problem: Problem,
@@ -117,6 +118,7 @@ def sweep(
 
 
 @functools.partial(jax.jit, static_argnames=("static",))
+@jax.default_matmul_precision("highest")
 def store(
   key: jax.Array, problem: Problem, rows: dict[str, Rows], at: Point, before: Point, *, static: Static
 ) -> Stored:

@@ -19,10 +19,11 @@ _LEADING = 16  # principal axes between which the preconditioner knows a block's
 
 
 @jax.jit
+@jax.default_matmul_precision("highest")
 def principal_axes(at: Point) -> jax.Array:
   """Orthonormal [d, d]: axes of all vectors' second moments, the longest first; blocks are near diagonal in them."""
   table = jnp.concatenate(at.vectors)
-  return jnp.linalg.eigh(jnp.matmul(table.T, table, precision="highest"))[1][:, ::-1]
+  return jnp.linalg.eigh(table.T @ table)[1][:, ::-1]
 
 
 def has_columns(rows: dict[str, Rows]) -> bool:
@@ -31,6 +32,7 @@ def has_columns(rows: dict[str, Rows]) -> bool:
 
 
 @functools.partial(jax.jit, static_argnames=("num_layers", "method"))
+@jax.default_matmul_precision("highest")
 def point_and_columns(
   graph: Graph, params: Params, rows: dict[str, Rows], *, num_layers: int, method: str
 ) -> tuple[Point, jax.Array]:
@@ -53,17 +55,15 @@ def _nodes(graph: Graph, rows: dict[str, Rows]) -> jax.Array:
   return jnp.concatenate([rows["user"].index, graph.num_users + rows["item"].index])
 
 
-def _turn(table: jax.Array, basis: jax.Array) -> jax.Array:
-  return jnp.matmul(table, basis, precision="highest")
-
-
 @jax.jit
+@jax.default_matmul_precision("highest")
 def turned(at: Point, basis: jax.Array) -> Point:
   """The point with its vectors in the coordinates of `basis`; inner products stay what they are."""
-  return at.replace(vectors=Embeddings(*(_turn(table, basis) for table in at.vectors)))
+  return at.replace(vectors=Embeddings(*(table @ basis for table in at.vectors)))
 
 
 @functools.partial(jax.jit, static_argnames=("num_layers", "method"))
+@jax.default_matmul_precision("highest")
 def coupled_step(
   problem: Problem,
   old_graph: Graph,
@@ -127,24 +127,24 @@ def coupled_step(
   def gathered(x: jax.Array, graph: Graph = graph) -> jax.Array:
     """The affected rows of Π x."""
     if columns is not None:  # Π is its own transpose
-      return jnp.matmul(columns[1].T, x, precision="highest")
+      return columns[1].T @ x
     return propagate_rows(graph, x, index, num_layers, method=method)[1]
 
   def spread(own: jax.Array, graph: Graph = graph) -> jax.Array:
     """Π x for an x of these affected rows and of zeros."""
     if columns is not None:
-      return jnp.matmul(columns[1], own, precision="highest")
+      return columns[1] @ own
     shape = jax.ShapeDtypeStruct((graph.num_nodes, own.shape[1]), own.dtype)
     return jax.linear_transpose(functools.partial(gathered, graph=graph), shape)(own)[0]
 
   def within(own: jax.Array, old: bool) -> jax.Array:
     """The affected rows of that."""
     if columns is not None:
-      return jnp.matmul(columns[0 if old else 1][index], own, precision="highest")
+      return columns[0 if old else 1][index] @ own
     return spread(own, old_graph if old else graph)[index]
 
   given, old = (nodes(tables["user"], tables["item"])[index] for tables in (params, old_params))
-  table, old_table = _turn(given, basis), _turn(old, basis)
+  table, old_table = given @ basis, old @ basis
   fresh = nodes(rows["user"].fresh, rows["item"].fresh)[index, None]
   count = nodes(problem.user_count, problem.item_count)[:, None]
   own_count = count[index]
@@ -152,7 +152,7 @@ def coupled_step(
   # The forces Π g of the examples and that of L2 were in balance before, but for what training had left.
   now = within(stored.gradient, old=False) + problem.l2 * own_count * table
   # One sparse product at a time, for the same reason.
-  now, was = jax.lax.optimization_barrier((now, stored.before + _turn(nodes(*gone)[index], basis)))
+  now, was = jax.lax.optimization_barrier((now, stored.before + nodes(*gone)[index] @ basis))
   then = within(jnp.where(live[:, None], was, 0.0), old=True) + problem.l2 * (own_count + lost) * old_table
   right = jnp.where(live[:, None], jnp.where(fresh, -now, then - now), 0.0)
 
@@ -202,7 +202,7 @@ def coupled_step(
   lengths = [jnp.linalg.norm(old_params[side], axis=1) for side in SIDES]
   unit = nodes(*(jnp.maximum(length, jnp.mean(length)) for length in lengths))[index, None]
   relative = jnp.where(fresh, 0.0, jnp.linalg.norm(found.x, axis=1, keepdims=True) / jnp.maximum(unit, _TINY))
-  step = _turn(found.x * jnp.where(relative > max_step, max_step / jnp.maximum(relative, _TINY), 1.0), basis.T)
+  step = (found.x * jnp.where(relative > max_step, max_step / jnp.maximum(relative, _TINY), 1.0)) @ basis.T
   new = {
     side: params[side].at[jnp.where(live[part], rows[side].index, params[side].shape[0])].add(step[part], mode="drop")
     for side, part in (("user", slice(size)), ("item", slice(size, None)))

@@ -134,6 +134,7 @@ def _rows(old: np.ndarray, new: np.ndarray, named: np.ndarray, keeps: bool) -> R
 
 
 @functools.partial(jax.jit, static_argnames=("model",))
+@jax.default_matmul_precision("highest")
 def fresh_rows(key: jax.Array, params: Params, rows: dict[str, Rows], *, model: Model) -> Params:
   """Sets rows that have lost their last pair: a user's as drawn by `init`, an item's to 0, to be moved from there."""
 

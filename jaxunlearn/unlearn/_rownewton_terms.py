@@ -213,6 +213,7 @@ def pool_odds(
 
 
 @functools.partial(jax.jit, static_argnames=("static",))
+@jax.default_matmul_precision("highest")
 def removed(key: jax.Array, problem: Problem, at: Point, *, static: Static) -> Embeddings:
   """Gradient, by vector, of what the request takes out of the objective; without L2 terms and draws as a negative.
 

@@ -60,6 +60,7 @@ def _run(
 
 
 @functools.partial(jax.jit, static_argnames=("static",))
+@jax.default_matmul_precision("highest")
 def _served(
   variables: Any, problems: _whitening.Problem, old: Embeddings, active: jax.Array, *, static: _whitening.Static
 ) -> Embeddings:

@@ -311,6 +311,7 @@ def init_moments(variables: dict[str, Any]) -> Any:
 
 
 @functools.partial(jax.jit, static_argnames=("static",))
+@jax.default_matmul_precision("highest")
 def served(variables: dict[str, Any], problem: Problem, *, static: Static) -> tuple[Embeddings, Embeddings]:
   """Vectors after whitening, which are served, and before it, which only the released code ranks with."""
   base = problem.base

@@ -260,6 +260,7 @@ def _coupled(
 
 
 @functools.partial(jax.jit, static_argnames=("model",))
+@jax.default_matmul_precision("highest")
 def _encode(model: Model, params: Params, context: Context) -> Embeddings:
   return model.encode(params, context)
 

@@ -16,6 +16,11 @@ BRANCHING = [
   "retrain_lightgcn", "ifru_lightgcn", "l2unrank_lightgcn", "rownewton_lightgcn", "lightul_lightgcn",
   "sisa_wmf", "sisa_neumf", "grapheraser_bprmf", "receraser_lightgcn", "laser_bprmf",
 ]  # fmt: skip
+# Training, whose precision is the caller's `jax_default_matmul_precision`; all else is to be exact to float32.
+ROUNDED = {
+  "jaxunlearn.epoch.train_epoch", "jaxunlearn.shards._train_stacked", "jaxunlearn.unlearn._whitening.run_epochs",
+  "jaxunlearn.unlearn.gradient_ascent.ascend",
+}  # fmt: skip
 # The eigenvectors and the Cholesky factor of rownewton on LightGCN, which jaxlib has for both.
 KERNELS = {"Eigh", "cusolver_syevd_ffi", "cusolver_potrf_ffi"}
 
@@ -36,6 +41,11 @@ def test_all_programs_lower_for_gpu_and_tpu(there):
   assert report["failures"] == {}
   assert report["programs"] > 80  # they are called, not only defined
   assert set(report["kernels"]) <= KERNELS
+
+
+def test_only_training_takes_the_accelerators_precision(there):
+  """Half of a TF32's digits are gone in a rank, in a step of conjugate gradient, in the inverse of a block."""
+  assert set(there[0]["rounded"]) == ROUNDED
 
 
 @pytest.mark.parametrize("name", BRANCHING)

@@ -44,6 +44,8 @@ ROWS = {
   "gradient_ascent_neumf": gradient_ascent(NEUMF, TRAIN),
   "ifru_bprmf": ifru(MF, TRAIN),
   "ifru_lightgcn": ifru(GCN, TRAIN),
+  "ifru_wmf": ifru(WMF, TRAIN),
+  "ifru_neumf": ifru(NEUMF, TRAIN),
   "l2unrank_bprmf": l2unrank(MF, TRAIN),
   "l2unrank_wmf": l2unrank(WMF, TRAIN),
   "l2unrank_lightgcn": l2unrank(GCN, TRAIN),
