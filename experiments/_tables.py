@@ -176,7 +176,7 @@ TABLES: dict[str, Table] = {
                f"--methods=original,retrain,{_SHARED_NOISE},receraser[partition=ubp+num_shards=3],laser[num_groups=3],"
                f"{_NO_MAPS},{_OWN_GRAPH}",
                "--forget=$D/ml-1m/forget/intr_0.01.txt"),
-        seeds=1,
+        seeds=2,
       ),
       **{
         f"{dataset}-bprmf": Part(

@@ -116,7 +116,7 @@ TABLES: dict[str, Table] = {
         )
         for model, epochs in (("bprmf", 90), ("lightgcn", 60))
       },
-      "yelp2018-lightgcn": Part(flags=(*_YELP["lightgcn"], f"--methods={_FEW_LAST}"), seeds=1),
+      "yelp2018-lightgcn": Part(flags=(*_YELP["lightgcn"], f"--methods={_FEW_LAST}"), seeds=2),
     },
     kept=(
       "released/2ffa2933", "released/c583a12b",
@@ -154,7 +154,7 @@ TABLES: dict[str, Table] = {
       "yelp2018-bprmf-receraser": Part(
         flags=(*_YELP_L2["bprmf"], "--shards.train.num_epochs=50", "--shards.train.user_weight_power=1.0",
                f"--methods={_FEW_L2}"),
-        seeds=1,
+        seeds=2,
       ),
       "yelp2018-bprmf-receraser-ubp": Part(
         flags=(*_YELP_L2["bprmf"], "--shards.train.num_epochs=50", f"--methods={_BY_USERS}"), seeds=2,
