@@ -130,7 +130,7 @@ TABLES: dict[str, Table] = {
   "receraser-3-l2": Table(
     title="RecEraser, table 3, with less L2 in shards (BPRMF 1e-2 and WMF none, as its code; LightGCN 1e-4): RecEraser "
     "as released, with hardly any L2 of aggregated vectors; GraphEraser by label propagation; whole users at random; "
-    "WMF with absent rows heard",
+    "WMF with absent rows heard, and SISA",
     metrics=("utility.recall@20", "utility.ndcg@20", "efficiency.unlearn_seconds"),
     parts={
       "bprmf-receraser": Part(
@@ -150,6 +150,7 @@ TABLES: dict[str, Table] = {
         for model, flags in _YELP_L2.items()
       },
       "wmf-absent": Part(flags=(*_L2["wmf"], f"--methods={','.join(_ABSENT)}"), seeds=2),
+      "yelp2018-wmf-sisa": Part(flags=(*_YELP_L2["wmf"], "--methods=sisa"), seeds=2),
       "yelp2018-wmf-absent": Part(flags=(*_YELP_L2["wmf"], f"--methods={_ABSENT[1]}"), seeds=2),
       "yelp2018-bprmf-receraser": Part(
         flags=(*_YELP_L2["bprmf"], "--shards.train.num_epochs=50", "--shards.train.user_weight_power=1.0",

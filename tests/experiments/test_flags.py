@@ -245,6 +245,15 @@ def test_script_tracebacks(script):
   assert code == 1 and "RuntimeError: ours" in err and "Traceback" in err
 
 
+@pytest.fixture
+def interruptible():
+  """A shell starts what runs in the background with SIGINT ignored, and so is what the tests start."""
+  before = signal.signal(signal.SIGINT, signal.default_int_handler)
+  yield
+  signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_while_a_script_imports_ends_it_without_a_word(tmp_path):
   # A stand-in for absl, which every script imports first, presses Ctrl-C.
   (tmp_path / "absl.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nraise SystemExit(3)\n")
@@ -255,6 +264,7 @@ def test_ctrl_c_while_a_script_imports_ends_it_without_a_word(tmp_path):
   assert (done.returncode, done.stderr) == (-signal.SIGINT, "")
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_ctrl_c_after_the_imports_is_told_in_a_line():
   script = """
     import os, signal, sys
