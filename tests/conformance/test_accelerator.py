@@ -44,7 +44,7 @@ def test_all_programs_lower_for_gpu_and_tpu(there):
 
 
 def test_only_training_takes_the_accelerators_precision(there):
-  """Half of a TF32's digits are gone in a rank, in a step of conjugate gradient, in the inverse of a block."""
+  """TF32 keeps 10 of 23 bits: too few for ranks, for conjugate gradient, for the inverse of a block."""
   assert set(there[0]["rounded"]) == ROUNDED
 
 
