@@ -83,9 +83,7 @@ def completeness_probe(rng: np.random.Generator, retain: Interactions, forget: I
 
 @jax.jit
 def _pair_scores(scorer: Scorer, users: jax.Array, items: jax.Array) -> jax.Array:
-  # Not the TF32 of a GPU's default: rounding to 10 bits makes ties that no score has.
-  with jax.default_matmul_precision("highest"):
-    return scorer.pair_scores(users, items)
+  return scorer.pair_scores(users, items)
 
 
 def pair_scores(scorer: Scorer, interactions: Interactions, *, chunk_size: int = PAIR_CHUNK) -> np.ndarray:

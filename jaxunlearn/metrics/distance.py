@@ -113,8 +113,7 @@ def _row_correlations(scorer: Scorer, reference: Scorer, users: jax.Array) -> ja
   """float32 [n, C]: Spearman's correlation of the two rows of each user of int32 [n, C]; NaN where undefined."""
 
   def correlate(chunk: jax.Array) -> jax.Array:
-    with jax.default_matmul_precision("highest"):
-      rows = scorer.scores(chunk), reference.scores(chunk)
+    rows = scorer.scores(chunk), reference.scores(chunk)
     a, b = (jax.vmap(_average_ranks)(row) for row in rows)
     size = jnp.sqrt(jnp.sum(a * a, axis=1)) * jnp.sqrt(jnp.sum(b * b, axis=1))
     fine = jnp.all(jnp.isfinite(rows[0]) & jnp.isfinite(rows[1]), axis=1)

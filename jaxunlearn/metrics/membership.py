@@ -142,8 +142,7 @@ def attack_result(
 @jax.jit
 def _standardised(scorer: Scorer, users: jax.Array, items: jax.Array) -> jax.Array:
   def of_chunk(chunk: tuple[jax.Array, jax.Array]) -> jax.Array:
-    with jax.default_matmul_precision("highest"):
-      scores = scorer.scores(chunk[0])
+    scores = scorer.scores(chunk[0])
     own = jnp.take_along_axis(scores, chunk[1][:, None], axis=1)[:, 0]
     spread, largest = jnp.std(scores, axis=1), jnp.max(jnp.abs(scores), axis=1)
     # The mean of equal numbers is one of them but for rounding, and a spread of rounding errors is none.

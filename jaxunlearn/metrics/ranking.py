@@ -39,16 +39,9 @@ class RankingResult(NamedTuple):
   per_user: dict[str, np.ndarray] | None = None
 
 
-def _scores(scorer: Scorer, chunk: _chunks.Chunks) -> jax.Array:
-  """float [C, I], all items of a chunk of users."""
-  # "highest": the TF32 that a GPU takes by default would rank by 10 bits of each score.
-  with jax.default_matmul_precision("highest"):
-    return scorer.scores(chunk.users)
-
-
 def _masked_top_k(scorer: Scorer, chunk: _chunks.Chunks, k: int) -> tuple[jax.Array, jax.Array, jax.Array]:
   """Values and indices [C, k] of the best unmasked items, and a float [C] that is NaN where a score is."""
-  scores = _scores(scorer, chunk)
+  scores = scorer.scores(chunk.users)
   # A sum that is a matrix-vector product: counting isnan took as long as the ranking on a CPU. It also is NaN where
   # both infinities are present, so `_check_nan` counts before it blames.
   suspect = jnp.matmul(scores, jnp.ones(scores.shape[1], scores.dtype), precision="highest")
@@ -101,7 +94,7 @@ def _top_items(scorer: Scorer, chunks: _chunks.Chunks, k: int) -> tuple[jax.Arra
 @jax.jit
 def _count_nan(scorer: Scorer, chunks: _chunks.Chunks) -> jax.Array:
   """int32 [n, C]: NaN scores of each row."""
-  return lax.map(lambda chunk: jnp.sum(jnp.isnan(_scores(scorer, chunk)), axis=1, dtype=jnp.int32), chunks)
+  return lax.map(lambda chunk: jnp.sum(jnp.isnan(scorer.scores(chunk.users)), axis=1, dtype=jnp.int32), chunks)
 
 
 def _check_nan(scorer: Scorer, chunks: _chunks.Chunks, suspect: jax.Array, num_users: int) -> None:

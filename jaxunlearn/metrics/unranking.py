@@ -54,9 +54,7 @@ def _ranks(scorer: Scorer, chunks: _chunks.Chunks, items: jax.Array) -> tuple[ja
 
   def rank(chunk_and_items: tuple[_chunks.Chunks, jax.Array]) -> tuple[jax.Array, jax.Array]:
     chunk, item = chunk_and_items
-    # "highest": the TF32 that a GPU takes by default would make ties that no score has.
-    with jax.default_matmul_precision("highest"):
-      scores = scorer.scores(chunk.users)
+    scores = scorer.scores(chunk.users)
     num_nan = jnp.sum(jnp.isnan(scores), axis=1, dtype=jnp.int32)
     # NaN, which is neither above nor equal to anything: at −inf a masked item would tie with a score of −inf.
     candidates = scores.reshape(-1).at[chunk.mask_keys].set(jnp.nan, mode="drop").reshape(scores.shape)
